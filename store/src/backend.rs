@@ -1,0 +1,125 @@
+//! The contract that every backend keeps, held to it by one suite (`contract`, feature `testing`).
+//!
+//! # Guarantees
+//! * A transaction that returned `Ok` is durable and seen by every later call.
+//! * An `Err` other than [`Error::Uncertain`] means that nothing was written.
+//! * A watch hands out every change of its range from its start on, once, in revision order, whole revisions at a time; or
+//!   ends with [`Error::Compacted`] or [`Error::Slow`]. It never skips.
+//!
+//! # Caveats
+//! * Values are at most [`MAX_VALUE`] bytes, a transaction at most [`MAX_TXN_OPS`] steps.
+
+use futures::stream::BoxStream;
+
+use crate::kv::{LeaseId, Range, RangeReply, Revision, Status, Txn, TxnReply, WatchBatch, WatchFrom};
+
+/// Largest value, bytes. etcd's default request limit.
+pub const MAX_VALUE: usize = 3 << 19;
+
+/// Most steps in one transaction. etcd's default is 128; the embedded backend has the same so that both behave alike.
+pub const MAX_TXN_OPS: usize = 128;
+
+/// Why the store could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The revision asked for is older than what is kept.
+    #[error("revision {asked} has been compacted, oldest is {oldest}")]
+    Compacted {
+        /// What was asked for.
+        asked: Revision,
+        /// The oldest that can be read.
+        oldest: Revision,
+    },
+    /// The revision asked for has not happened yet.
+    #[error("revision {asked} is in the future, newest is {newest}")]
+    Future {
+        /// What was asked for.
+        asked: Revision,
+        /// The newest.
+        newest: Revision,
+    },
+    /// The watcher fell too far behind.
+    #[error("watcher fell behind by more than {limit} events")]
+    Slow {
+        /// How many events a watcher may lag.
+        limit: usize,
+    },
+    /// No such lease.
+    #[error("lease {0} not found")]
+    LeaseNotFound(LeaseId),
+    /// The value or transaction breaks a limit.
+    #[error("{what} exceeds its limit of {limit}")]
+    TooLarge {
+        /// What.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+    /// Nothing was written: the store cannot serve now.
+    #[error("store is unavailable while it tried to {operation}: {why}")]
+    Unavailable {
+        /// What was tried.
+        operation: &'static str,
+        /// Why not.
+        why: String,
+    },
+    /// It may or may not have been written.
+    #[error("outcome of {operation} is not known: {why}")]
+    Uncertain {
+        /// What was tried.
+        operation: &'static str,
+        /// Why it is not known.
+        why: String,
+    },
+    /// The disk failed, or what it holds is not what was written.
+    #[error("cannot {operation} {path}")]
+    Disk {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A checksum does not match, or a record makes no sense, before the end of the log.
+    #[error("{path} is corrupt at byte {offset}: {why}")]
+    Corrupt {
+        /// Which file.
+        path: std::path::PathBuf,
+        /// Where.
+        offset: u64,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// Changes as they happen.
+pub type WatchStream = BoxStream<'static, Result<WatchBatch, Error>>;
+
+/// A store. See the module for what it guarantees.
+#[async_trait::async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// Reads a range, linearizable when `range.revision` is 0.
+    async fn range(&self, range: Range) -> Result<RangeReply, Error>;
+
+    /// Does a transaction.
+    async fn txn(&self, txn: Txn) -> Result<TxnReply, Error>;
+
+    /// Watches `start..end` (both as in [`Range`]).
+    async fn watch(&self, start: bytes::Bytes, end: bytes::Bytes, from: WatchFrom) -> Result<WatchStream, Error>;
+
+    /// Grants a lease of so many seconds (at least 1).
+    async fn grant(&self, ttl_seconds: i64) -> Result<LeaseId, Error>;
+
+    /// Starts the lease's time anew; returns its seconds.
+    async fn keep_alive(&self, lease: LeaseId) -> Result<i64, Error>;
+
+    /// Ends a lease and removes its keys.
+    async fn revoke(&self, lease: LeaseId) -> Result<(), Error>;
+
+    /// Forgets what was superseded before `revision`.
+    async fn compact(&self, revision: Revision) -> Result<(), Error>;
+
+    /// How the store is.
+    async fn status(&self) -> Result<Status, Error>;
+}

@@ -1,0 +1,16 @@
+//! The replicated, watchable log of bytes in which the desired state lives.
+//!
+//! One contract, [`Backend`]: linearizable compare-and-set transactions over ordered keys, one global revision, ranges at
+//! a revision, watches that never skip, repeat or reorder, leases, compaction.
+//!
+//! # Absent
+//! Kinds, JSON, Kubernetes: keys and values are bytes. Nothing of ours is imported.
+
+pub mod backend;
+pub mod kv;
+
+pub use backend::{Backend, Error, WatchStream};
+pub use kv::{
+    Compare, CompareTarget, Entry, Event, LeaseId, Op, OpResult, Range, RangeReply, Revision, Status, Txn, TxnReply,
+    WatchBatch, WatchFrom,
+};
