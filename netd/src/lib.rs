@@ -1,1 +1,3 @@
-//! netd
+//! The network of one node.
+
+pub mod underlay;
