@@ -7,7 +7,8 @@
 //!   ends with [`Error::Compacted`] or [`Error::Slow`]. It never skips.
 //!
 //! # Caveats
-//! * Values are at most [`MAX_VALUE`] bytes, a transaction at most [`MAX_TXN_OPS`] steps.
+//! * Values are at most [`MAX_VALUE`] bytes, a transaction at most [`MAX_TXN_OPS`] steps and [`MAX_TXN_BYTES`] bytes.
+//! * A transaction writes a key at most once.
 
 use futures::stream::BoxStream;
 
@@ -18,6 +19,15 @@ pub const MAX_VALUE: usize = 3 << 19;
 
 /// Most steps in one transaction. etcd's default is 128; the embedded backend has the same so that both behave alike.
 pub const MAX_TXN_OPS: usize = 128;
+
+/// Largest sum of keys and values in one transaction, bytes: the same request limit.
+pub const MAX_TXN_BYTES: usize = MAX_VALUE;
+
+/// Largest key, bytes. etcd has no limit of its own; names in the API are far shorter.
+pub const MAX_KEY: usize = 4 << 10;
+
+/// Longest lease, seconds. etcd's limit.
+pub const MAX_LEASE_SECONDS: i64 = 9_000_000_000;
 
 /// Why the store could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +64,12 @@ pub enum Error {
         what: &'static str,
         /// The limit.
         limit: usize,
+    },
+    /// The request makes no sense.
+    #[error("request is invalid: {why}")]
+    Invalid {
+        /// Why not.
+        why: &'static str,
     },
     /// Nothing was written: the store cannot serve now.
     #[error("store is unavailable while it tried to {operation}: {why}")]
@@ -107,6 +123,14 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Watches `start..end` (both as in [`Range`]).
     async fn watch(&self, start: bytes::Bytes, end: bytes::Bytes, from: WatchFrom) -> Result<WatchStream, Error>;
+
+    /// Asks that every open watch soon hands out a batch which says that it has reached the newest revision, also where
+    /// nothing happened to its range. Without it a watch tells progress with its next events, or seldom. A cache that must
+    /// know that it has seen revision N calls this and waits.
+    async fn request_progress(&self) -> Result<(), Error> {
+        let why = "this backend does not tell progress on request".to_owned();
+        Err(Error::Unavailable { operation: "request progress", why })
+    }
 
     /// Grants a lease of so many seconds (at least 1).
     async fn grant(&self, ttl_seconds: i64) -> Result<LeaseId, Error>;

@@ -8,9 +8,13 @@
 
 pub mod backend;
 pub mod kv;
+pub mod memory;
+pub mod mvcc;
 
 pub use backend::{Backend, Error, WatchStream};
 pub use kv::{
     Compare, CompareTarget, Entry, Event, LeaseId, Op, OpResult, Range, RangeReply, Revision, Status, Txn, TxnReply,
     WatchBatch, WatchFrom,
 };
+pub use memory::Memory;
+pub use mvcc::history::Window;

@@ -1,0 +1,163 @@
+//! A store in memory: the state machine behind a mutex. The model that the other backends are held to, and what tests of
+//! others run on. Nothing survives it.
+
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::backend::{Backend, Error, WatchStream};
+use crate::kv::{LeaseId, Range, RangeReply, Revision, Status, Txn, TxnReply, WatchFrom};
+use crate::mvcc::history::Window;
+use crate::mvcc::watchers::{WATCHER_LIMIT, Watchers};
+use crate::mvcc::{Action, Command, Millis, Mvcc, Outcome, limits};
+
+/// A store in memory. Clones are the same store.
+#[derive(Clone)]
+pub struct Memory {
+    inner: Arc<Mutex<Inner>>,
+}
+
+struct Inner {
+    state: Mvcc,
+    watchers: Watchers,
+    window: Window,
+    born: Instant,
+    /// A task waits for the next lease to end.
+    expiring: bool,
+}
+
+impl Memory {
+    /// An empty store that keeps history as the embedded one does.
+    pub fn new() -> Self {
+        Self::with_window(Window::default())
+    }
+
+    /// An empty store that keeps so much history.
+    pub fn with_window(window: Window) -> Self {
+        let inner = Inner {
+            state: Mvcc::default(),
+            watchers: Watchers::new(WATCHER_LIMIT),
+            window,
+            born: Instant::now(),
+            expiring: false,
+        };
+        Self { inner: Arc::new(Mutex::new(inner)) }
+    }
+
+    /// Ends every watch, as a store that stops does.
+    pub fn close(&self) {
+        self.inner.lock().watchers.close();
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Inner {
+    fn now(&self) -> Millis {
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn apply(&mut self, action: Action) -> Result<Outcome, Error> {
+        let before = self.state.revision();
+        let now = self.now();
+        self.state.apply(&Command { now, action: Action::Tick })?;
+        let outcome = self.state.apply(&Command { now, action });
+        let after = self.state.revision();
+        // A compaction may have forgotten what the tick just wrote; it was not published yet.
+        let from = (before + 1).max(self.state.compacted() + 1);
+        if after > before {
+            let fresh: Vec<_> = self.state.changes_from(from).cloned().collect();
+            self.watchers.publish(&fresh, after);
+        }
+        if let Some(revision) = self.state.due_compaction(&self.window) {
+            self.state.apply(&Command { now, action: Action::Compact(revision) })?;
+        }
+        outcome
+    }
+}
+
+/// Ends leases when they are due, until there are none or the store is gone.
+async fn expire(inner: Weak<Mutex<Inner>>) {
+    while let Some(wake) = next_wake(&inner) {
+        tokio::time::sleep_until(wake).await;
+        let Some(inner) = inner.upgrade() else { return };
+        inner.lock().apply(Action::Tick).expect("invariant: a tick cannot fail");
+    }
+}
+
+fn next_wake(inner: &Weak<Mutex<Inner>>) -> Option<Instant> {
+    let inner = inner.upgrade()?;
+    let mut inner = inner.lock();
+    let Some(deadline) = inner.state.next_deadline() else {
+        inner.expiring = false;
+        return None;
+    };
+    Some(inner.born + std::time::Duration::from_millis(deadline))
+}
+
+#[async_trait::async_trait]
+impl Backend for Memory {
+    async fn range(&self, range: Range) -> Result<RangeReply, Error> {
+        self.inner.lock().state.range(&range)
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnReply, Error> {
+        limits::check(&txn)?;
+        match self.inner.lock().apply(Action::Txn(txn))? {
+            Outcome::Txn(reply) => Ok(reply),
+            other => unreachable!("a transaction's outcome is {other:?}"),
+        }
+    }
+
+    async fn watch(&self, start: Bytes, end: Bytes, from: WatchFrom) -> Result<WatchStream, Error> {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        inner.watchers.watch(&inner.state, start, end, from)
+    }
+
+    async fn request_progress(&self) -> Result<(), Error> {
+        self.inner.lock().watchers.tell_progress();
+        Ok(())
+    }
+
+    async fn grant(&self, ttl_seconds: i64) -> Result<LeaseId, Error> {
+        limits::check_ttl(ttl_seconds)?;
+        let mut inner = self.inner.lock();
+        let outcome = inner.apply(Action::Grant { ttl: ttl_seconds })?;
+        if !inner.expiring {
+            inner.expiring = true;
+            tokio::spawn(expire(Arc::downgrade(&self.inner)));
+        }
+        match outcome {
+            Outcome::Granted(id) => Ok(id),
+            other => unreachable!("a grant's outcome is {other:?}"),
+        }
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<i64, Error> {
+        match self.inner.lock().apply(Action::KeepAlive(lease))? {
+            Outcome::KeptAlive(seconds) => Ok(seconds),
+            other => unreachable!("a keep-alive's outcome is {other:?}"),
+        }
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), Error> {
+        self.inner.lock().apply(Action::Revoke(lease)).map(drop)
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<(), Error> {
+        self.inner.lock().apply(Action::Compact(revision)).map(drop)
+    }
+
+    async fn status(&self) -> Result<Status, Error> {
+        let inner = self.inner.lock();
+        let (revision, compacted) = (inner.state.revision(), inner.state.compacted());
+        Ok(Status { revision, compacted, disk_bytes: 0, has_leader: true })
+    }
+}

@@ -1,0 +1,144 @@
+//! The past: changes by revision, reads at a revision, and what of it is kept.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Millis, Mvcc, Span, size};
+use crate::backend::Error;
+use crate::kv::{Entry, Event, Revision};
+
+/// How much history a store keeps by itself. The newest state is always kept; this is about what was superseded, which
+/// reads at a revision and watches from a past revision need.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// At most so many revisions.
+    pub revisions: usize,
+    /// At most so many bytes of superseded keys and values.
+    pub bytes: u64,
+    /// Revisions older than this go, but for the newest `floor`.
+    pub age: Duration,
+    /// So many revisions stay however old they are (unless `bytes` is exceeded), so that on a quiet cluster a client that
+    /// was away for an hour resumes its watch instead of listing again.
+    pub floor: usize,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self { revisions: 10_000, bytes: 64 << 20, age: Duration::from_secs(300), floor: 1_000 }
+    }
+}
+
+/// One key's change: `now` is none for a removal; `prev` is none for a creation.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) now: Option<Arc<Entry>>,
+    pub(crate) prev: Option<Arc<Entry>>,
+}
+
+impl Change {
+    pub(crate) fn key(&self) -> &Bytes {
+        &self.now.as_ref().or(self.prev.as_ref()).expect("invariant: a change has a side").key
+    }
+
+    pub(crate) fn event(&self, revision: Revision) -> Event {
+        let prev = self.prev.as_ref().map(|entry| Entry::clone(entry));
+        match &self.now {
+            Some(entry) => Event::Put { entry: Entry::clone(entry), prev },
+            None => Event::Delete { key: self.key().clone(), revision, prev },
+        }
+    }
+}
+
+/// Everything that one revision changed.
+#[derive(Debug)]
+pub(crate) struct Revised {
+    pub(crate) revision: Revision,
+    pub(crate) at: Millis,
+    pub(crate) changes: Box<[Change]>,
+    /// What dropping this frees: the superseded keys and values.
+    pub(super) bytes: u64,
+}
+
+impl Revised {
+    pub(super) fn new(revision: Revision, at: Millis, changes: Vec<Change>) -> Self {
+        let bytes = changes.iter().filter_map(|change| change.prev.as_deref()).map(size).sum();
+        Self { revision, at, changes: changes.into(), bytes }
+    }
+}
+
+impl Mvcc {
+    /// Calls `take` with each entry of the range as it was at a readable revision, in key order.
+    pub(crate) fn each_at(&self, revision: Revision, start: &Bytes, end: &Bytes, take: &mut dyn FnMut(&Arc<Entry>)) {
+        let span = Span::new(start, end);
+        let mut current = self.current(span).filter(|entry| entry.mod_revision <= revision).peekable();
+        // A key has at most one version at a revision, so the two ordered streams never hold the same key.
+        let old = self
+            .past
+            .range((start.clone(), 0)..)
+            .take_while(|((key, _), _)| span.contains(key))
+            .filter(|((_, ended), entry)| entry.mod_revision <= revision && revision < *ended)
+            .map(|(_, entry)| entry);
+        for entry in old {
+            while let Some(earlier) = current.next_if(|current| current.key < entry.key) {
+                take(earlier);
+            }
+            take(entry);
+        }
+        current.for_each(take);
+    }
+
+    /// What changed in each revision from `from` on. `from` must be after `compacted`.
+    pub(crate) fn changes_from(&self, from: Revision) -> impl Iterator<Item = &Arc<Revised>> {
+        let skip = from.saturating_sub(self.compacted + 1);
+        let skip = usize::try_from(skip).unwrap_or(usize::MAX).min(self.log.len());
+        self.log.focus().narrow(skip..).into_iter()
+    }
+
+    /// Up to where history should be forgotten now, when there is enough of it to be worth a command.
+    pub fn due_compaction(&self, window: &Window) -> Option<Revision> {
+        let mut drop = self.log.len().saturating_sub(window.revisions);
+        let oldest = self.now.saturating_sub(u64::try_from(window.age.as_millis()).unwrap_or(u64::MAX));
+        let spare = self.log.len().saturating_sub(window.floor);
+        if spare > 0 && self.log.front().is_some_and(|first| first.at < oldest) {
+            let aged = self.log.binary_search_by(|item| match item.at < oldest {
+                true => std::cmp::Ordering::Less,
+                false => std::cmp::Ordering::Greater,
+            });
+            drop = drop.max(aged.unwrap_or_else(|at| at).min(spare));
+        }
+        let slack = window.revisions / 16;
+        if self.past_bytes > window.bytes {
+            let mut left = self.past_bytes;
+            let enough = window.bytes - window.bytes / 16;
+            let heavy = self.log.iter().take_while(|item| {
+                let more = left > enough;
+                left -= item.bytes;
+                more
+            });
+            drop = drop.max(heavy.count());
+        } else if drop <= slack {
+            return None;
+        }
+        (drop > 0).then_some(self.compacted + drop as u64)
+    }
+
+    pub(super) fn compact(&mut self, revision: Revision) -> Result<(), Error> {
+        if revision > self.revision {
+            return Err(Error::Future { asked: revision, newest: self.revision });
+        }
+        if revision <= self.compacted {
+            return Err(Error::Compacted { asked: revision, oldest: self.compacted });
+        }
+        while self.log.front().is_some_and(|item| item.revision <= revision) {
+            let item = self.log.pop_front().expect("invariant: front was there");
+            for prev in item.changes.iter().filter_map(|change| change.prev.as_ref()) {
+                self.past.remove(&(prev.key.clone(), item.revision));
+            }
+            self.past_bytes -= item.bytes;
+        }
+        self.compacted = revision;
+        Ok(())
+    }
+}

@@ -1,0 +1,87 @@
+//! Leases: keys that die together when their time is up.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use imbl::OrdSet;
+
+use super::{Millis, Mvcc};
+use crate::backend::Error;
+use crate::kv::{Entry, LeaseId};
+
+/// One lease.
+#[derive(Clone, Debug)]
+pub(crate) struct Lease {
+    /// Seconds.
+    pub(crate) ttl: i64,
+    /// When it ends.
+    pub(crate) deadline: Millis,
+    /// The current keys that die with it.
+    pub(crate) keys: OrdSet<Bytes>,
+}
+
+impl Mvcc {
+    /// When the next lease ends.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        self.deadlines.get_min().map(|(deadline, _)| *deadline)
+    }
+
+    pub(super) fn grant(&mut self, ttl: i64) -> LeaseId {
+        self.last_lease += 1;
+        let deadline = self.deadline(ttl);
+        self.set_lease(self.last_lease, Lease { ttl, deadline, keys: OrdSet::new() });
+        self.last_lease
+    }
+
+    pub(super) fn set_lease(&mut self, id: LeaseId, lease: Lease) {
+        self.deadlines.insert((lease.deadline, id));
+        self.leases.insert(id, Arc::new(lease));
+    }
+
+    pub(super) fn keep_alive(&mut self, id: LeaseId) -> Result<i64, Error> {
+        let mut lease = self.leases.get(&id).map(|lease| Lease::clone(lease)).ok_or(Error::LeaseNotFound(id))?;
+        self.deadlines.remove(&(lease.deadline, id));
+        lease.deadline = self.deadline(lease.ttl);
+        let ttl = lease.ttl;
+        self.set_lease(id, lease);
+        Ok(ttl)
+    }
+
+    pub(super) fn revoke(&mut self, id: LeaseId) -> Result<(), Error> {
+        let lease = self.leases.get(&id).cloned().ok_or(Error::LeaseNotFound(id))?;
+        let mut changes = Vec::new();
+        for key in &lease.keys {
+            self.delete(key, &Bytes::new(), &mut changes);
+        }
+        self.leases.remove(&id);
+        self.deadlines.remove(&(lease.deadline, id));
+        self.commit(changes);
+        Ok(())
+    }
+
+    /// Ends every lease that is due, each at its own revision.
+    pub(super) fn expire(&mut self) {
+        while let Some((deadline, id)) = self.deadlines.get_min().copied()
+            && deadline <= self.now
+        {
+            self.revoke(id).expect("invariant: a deadline names a lease");
+        }
+    }
+
+    pub(super) fn attach(&mut self, entry: &Entry) {
+        if let Some(lease) = self.leases.get_mut(&entry.lease) {
+            Arc::make_mut(lease).keys.insert(entry.key.clone());
+        }
+    }
+
+    pub(super) fn detach(&mut self, entry: &Entry) {
+        if let Some(lease) = self.leases.get_mut(&entry.lease) {
+            Arc::make_mut(lease).keys.remove(&entry.key);
+        }
+    }
+
+    fn deadline(&self, ttl: i64) -> Millis {
+        let seconds = u64::try_from(ttl.max(1)).unwrap_or(1);
+        self.now.saturating_add(seconds.saturating_mul(1_000))
+    }
+}
