@@ -9,17 +9,24 @@
 //! # Caveats
 //! * What one just wrote may not be here yet: controllers keep expectations.
 
-use std::{any::Any, collections::BTreeMap, fmt::Debug, hash::Hash, sync::Arc};
+use std::{any::Any, collections::BTreeMap, fmt::Debug, hash::Hash, sync::Arc, time::Duration};
 
 use ahash::{AHashMap, AHashSet};
 use futures::StreamExt;
 use kube::{
     Api, Client, Resource, ResourceExt,
-    runtime::{WatchStreamExt, watcher},
+    core::{Selector, SelectorExt},
+    runtime::{WatchStreamExt, utils::Backoff, watcher},
 };
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
+
+/// How long a broken watch waits before it is tried again: doubled each time, up to [`LONGEST_RETRY`].
+pub const FIRST_RETRY: Duration = Duration::from_millis(50);
+
+/// The longest wait before a broken watch is tried again: a node must notice soon that its server is back.
+pub const LONGEST_RETRY: Duration = Duration::from_secs(2);
 
 /// What every cached kind can do.
 pub trait Object: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {}
@@ -95,6 +102,7 @@ struct Shared<K> {
 struct State<K> {
     objects: BTreeMap<Key, Arc<K>>,
     by_owner: AHashMap<String, AHashSet<Key>>,
+    revision: u64,
     subscribers: Vec<mpsc::UnboundedSender<Change<K>>>,
 }
 
@@ -123,6 +131,18 @@ impl<K: Object> Reader<K> {
         keys.filter_map(|key| state.objects.get(key).cloned()).collect()
     }
 
+    /// The objects of one namespace whose labels the selector chooses, in name order.
+    pub fn select(&self, namespace: &str, selector: &Selector) -> Vec<Arc<K>> {
+        let mut objects = self.list_in(namespace);
+        objects.retain(|o| selector.matches(o.labels()));
+        objects
+    }
+
+    /// The newest revision that this cache has seen: all that was written to this kind up to it is in here.
+    pub fn revision(&self) -> u64 {
+        self.shared.state.read().revision
+    }
+
     /// Waits until the first list is complete.
     pub async fn synced(&self) {
         let mut synced = self.shared.synced.subscribe();
@@ -146,6 +166,7 @@ impl<K: Object> Reader<K> {
 impl<K: Object> State<K> {
     fn apply(&mut self, object: K) {
         let key = Key::of(&object);
+        self.revision = self.revision.max(crate::expectations::revision_of(&object));
         let new = Arc::new(object);
         let old = self.objects.insert(key.clone(), Arc::clone(&new));
         if let Some(old) = &old {
@@ -184,8 +205,14 @@ impl<K: Object> State<K> {
 #[derive(Clone)]
 pub struct Caches {
     client: Client,
-    readers: Arc<Mutex<AHashMap<(std::any::TypeId, String), Box<dyn Any + Send + Sync>>>>,
+    readers: Arc<Mutex<AHashMap<ReaderId, AnyReader>>>,
 }
+
+/// A kind and a field selector.
+type ReaderId = (std::any::TypeId, String);
+
+/// A `Reader` of the id's kind.
+type AnyReader = Box<dyn Any + Send + Sync>;
 
 impl Caches {
     /// Caches over this connection.
@@ -216,14 +243,20 @@ impl Caches {
     }
 }
 
+impl<K> Default for Shared<K> {
+    fn default() -> Self {
+        let state = State { objects: BTreeMap::new(), by_owner: AHashMap::new(), revision: 0, subscribers: Vec::new() };
+        Self { state: RwLock::new(state), synced: watch::Sender::new(false) }
+    }
+}
+
 fn start<K: Object>(api: Api<K>, selector: &str) -> Reader<K> {
-    let state = State { objects: BTreeMap::new(), by_owner: AHashMap::new(), subscribers: Vec::new() };
-    let shared = Arc::new(Shared { state: RwLock::new(state), synced: watch::Sender::new(false) });
+    let shared = Arc::new(Shared::default());
     let mut config = watcher::Config::default();
     if !selector.is_empty() {
         config = config.fields(selector);
     }
-    let events = watcher(api, config).default_backoff();
+    let events = watcher(api, config).backoff(Retry::default());
     tokio::spawn(write(Arc::clone(&shared), events));
     Reader { shared }
 }
@@ -254,8 +287,142 @@ async fn write<K: Object>(
                 shared.synced.send_replace(true);
             }
             Ok(watcher::Event::Apply(object)) => shared.state.write().apply(object),
-            Ok(watcher::Event::Delete(object)) => shared.state.write().delete(&Key::of(&object)),
+            Ok(watcher::Event::Delete(object)) => {
+                let mut state = shared.state.write();
+                state.revision = state.revision.max(crate::expectations::revision_of(&object));
+                state.delete(&Key::of(&object));
+            }
             Err(error) => tracing::debug!(kind = %K::kind(&()), %error, "watch will be retried"),
         }
+    }
+}
+
+/// Doubling waits; the first success starts anew.
+#[derive(Default)]
+struct Retry {
+    failures: u32,
+}
+
+impl Iterator for Retry {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = FIRST_RETRY.saturating_mul(1 << self.failures.min(16)).min(LONGEST_RETRY);
+        self.failures += 1;
+        // Up to a quarter less, so that nodes do not all come back at once.
+        Some(wait.mul_f64(rand::random_range(0.75..=1.0)))
+    }
+}
+
+impl Backoff for Retry {
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// A cache that is written by hand, for tests of those who read it.
+#[cfg(any(test, feature = "testing"))]
+pub mod testing {
+    use std::sync::Arc;
+
+    use super::{Key, Object, Reader, Shared};
+
+    /// The write half.
+    pub struct Feed<K> {
+        shared: Arc<Shared<K>>,
+    }
+
+    impl<K: Object> Feed<K> {
+        /// An empty cache that counts as synced.
+        pub fn new() -> (Self, Reader<K>) {
+            let shared = Arc::new(Shared::default());
+            shared.synced.send_replace(true);
+            (Self { shared: Arc::clone(&shared) }, Reader { shared })
+        }
+
+        /// The object was created or changed.
+        pub fn apply(&mut self, object: K) {
+            self.shared.state.write().apply(object);
+        }
+
+        /// The object is gone.
+        pub fn delete(&mut self, key: &Key) {
+            self.shared.state.write().delete(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::OwnerReference};
+    use watcher::Event;
+
+    use super::*;
+
+    fn pod(name: &str, revision: u64, owner: &str) -> Pod {
+        let mut pod = Pod::default();
+        pod.metadata.namespace = Some("web".into());
+        pod.metadata.name = Some(name.into());
+        pod.metadata.resource_version = Some(revision.to_string());
+        pod.metadata.owner_references = Some(vec![OwnerReference { uid: owner.into(), ..OwnerReference::default() }]);
+        pod
+    }
+
+    async fn after(events: Vec<Event<Pod>>) -> (Reader<Pod>, mpsc::UnboundedReceiver<Change<Pod>>) {
+        let shared = Arc::new(Shared::default());
+        let reader = Reader { shared: Arc::clone(&shared) };
+        let changes = reader.subscribe();
+        write(shared, stream::iter(events.into_iter().map(Ok))).await;
+        (reader, changes)
+    }
+
+    fn told(mut changes: mpsc::UnboundedReceiver<Change<Pod>>) -> Vec<String> {
+        let mut all = Vec::new();
+        while let Ok(change) = changes.try_recv() {
+            all.push(match change {
+                Change::Applied { old: None, new } => format!("+{}", new.name_any()),
+                Change::Applied { old: Some(_), new } => format!("~{}", new.name_any()),
+                Change::Deleted(old) => format!("-{}", old.name_any()),
+            });
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn a_relist_tells_only_what_changed_and_what_vanished() {
+        let first =
+            [Event::Init, Event::InitApply(pod("a", 1, "x")), Event::InitApply(pod("b", 2, "x")), Event::InitDone];
+        let second =
+            [Event::Init, Event::InitApply(pod("b", 2, "x")), Event::InitApply(pod("c", 5, "y")), Event::InitDone];
+        let (reader, changes) = after(first.into_iter().chain(second).collect()).await;
+        assert_eq!(told(changes), ["+a", "+b", "+c", "-a"]);
+        assert_eq!(reader.list_in("web").len(), 2);
+        assert_eq!(reader.revision(), 5);
+        reader.synced().await;
+    }
+
+    #[tokio::test]
+    async fn the_owner_index_follows_changes() {
+        let (reader, changes) = after(vec![
+            Event::Apply(pod("a", 1, "x")),
+            Event::Apply(pod("a", 2, "y")),
+            Event::Apply(pod("b", 3, "y")),
+            Event::Delete(pod("b", 4, "y")),
+        ])
+        .await;
+        assert_eq!(told(changes), ["+a", "~a", "+b", "-b"]);
+        assert!(reader.by_owner("x").is_empty());
+        assert_eq!(reader.by_owner("y").len(), 1);
+        assert_eq!(reader.revision(), 4, "a deletion is a revision too");
+    }
+
+    #[test]
+    fn retries_double_up_to_their_limit() {
+        let mut retry = Retry::default();
+        let waits: Vec<_> = retry.by_ref().take(12).collect();
+        assert!(waits[0] <= FIRST_RETRY && waits[11] <= LONGEST_RETRY && waits[11] > waits[0]);
+        retry.reset();
+        assert!(retry.next() <= Some(FIRST_RETRY));
     }
 }
