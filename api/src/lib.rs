@@ -12,7 +12,14 @@
 //! No I/O, no async function, no tokio, no clock, no random source. Nothing of ours is imported.
 
 pub mod field;
+pub mod int_or_string;
 pub mod kinds;
+pub mod names;
+pub mod patch;
+pub mod quantity;
+pub mod schema;
+pub mod selector;
 pub mod status;
+pub mod strict;
 
 pub use kinds::{Kind, Scope, Subresource};
