@@ -5,6 +5,8 @@
 //! * An exit is never lost: an exited container is listed with its exit until it is removed.
 //! * Verbs are idempotent.
 
+pub mod fake;
+
 use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
 
 use tokio::sync::mpsc;
@@ -226,6 +228,11 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+/// The system's refusal, as the node's fault.
+fn system(operation: &'static str, subject: &str, source: &std::io::Error) -> Error {
+    Error::System { operation, subject: subject.to_owned(), why: source.to_string() }
 }
 
 /// A container runtime.
