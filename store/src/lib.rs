@@ -7,6 +7,8 @@
 //! Kinds, JSON, Kubernetes: keys and values are bytes. Nothing of ours is imported.
 
 pub mod backend;
+#[cfg(feature = "testing")]
+pub mod contract;
 pub mod kv;
 pub mod memory;
 pub mod mvcc;

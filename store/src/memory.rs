@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::backend::{Backend, Error, WatchStream};
@@ -24,8 +25,16 @@ struct Inner {
     watchers: Watchers,
     window: Window,
     born: Instant,
-    /// A task waits for the next lease to end.
-    expiring: bool,
+    /// Told of every grant, once a task waits for the next lease to end.
+    granted: Option<Arc<Notify>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(granted) = &self.granted {
+            granted.notify_one();
+        }
+    }
 }
 
 impl Memory {
@@ -41,7 +50,7 @@ impl Memory {
             watchers: Watchers::new(WATCHER_LIMIT),
             window,
             born: Instant::now(),
-            expiring: false,
+            granted: None,
         };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
@@ -82,10 +91,19 @@ impl Inner {
     }
 }
 
-/// Ends leases when they are due, until there are none or the store is gone.
-async fn expire(inner: Weak<Mutex<Inner>>) {
-    while let Some(wake) = next_wake(&inner) {
-        tokio::time::sleep_until(wake).await;
+/// Ends leases when they are due, until the store is gone.
+async fn expire(inner: Weak<Mutex<Inner>>, granted: Arc<Notify>) {
+    loop {
+        let due = async {
+            match next_wake(&inner) {
+                Some(wake) => tokio::time::sleep_until(wake).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => {}
+            () = granted.notified() => {}
+        }
         let Some(inner) = inner.upgrade() else { return };
         inner.lock().apply(Action::Tick).expect("invariant: a tick cannot fail");
     }
@@ -93,12 +111,8 @@ async fn expire(inner: Weak<Mutex<Inner>>) {
 
 fn next_wake(inner: &Weak<Mutex<Inner>>) -> Option<Instant> {
     let inner = inner.upgrade()?;
-    let mut inner = inner.lock();
-    let Some(deadline) = inner.state.next_deadline() else {
-        inner.expiring = false;
-        return None;
-    };
-    Some(inner.born + std::time::Duration::from_millis(deadline))
+    let inner = inner.lock();
+    inner.state.next_deadline().map(|deadline| inner.born + std::time::Duration::from_millis(deadline))
 }
 
 #[async_trait::async_trait]
@@ -130,10 +144,12 @@ impl Backend for Memory {
         limits::check_ttl(ttl_seconds)?;
         let mut inner = self.inner.lock();
         let outcome = inner.apply(Action::Grant { ttl: ttl_seconds })?;
-        if !inner.expiring {
-            inner.expiring = true;
-            tokio::spawn(expire(Arc::downgrade(&self.inner)));
-        }
+        let granted = inner.granted.get_or_insert_with(|| {
+            let granted = Arc::new(Notify::new());
+            tokio::spawn(expire(Arc::downgrade(&self.inner), granted.clone()));
+            granted
+        });
+        granted.notify_one();
         match outcome {
             Outcome::Granted(id) => Ok(id),
             other => unreachable!("a grant's outcome is {other:?}"),
