@@ -1,0 +1,428 @@
+//! The command line: what there is to say, and its help.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+/// Orlop runs containers on a cluster of machines, and speaks the Kubernetes API.
+#[derive(Debug, Parser)]
+#[command(name = "orlop", version, about, max_term_width = 110, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+    /// Ends together with the process that started this one.
+    #[arg(long, global = true, hide = true)]
+    pub die_with_parent: bool,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// How to reach the cluster.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Target {
+    /// Credentials; else ./orlop-data/kubeconfig, /var/lib/orlop/kubeconfig, ~/.kube/config
+    #[arg(long, global = true, env = "KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The namespace to work in
+    #[arg(short, long, global = true, value_name = "NAME")]
+    pub namespace: Option<String>,
+}
+
+/// What `orlop` can do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Bring up a cluster on this machine, each node in namespaces of its own
+    Up(Up),
+    /// Run the API server, the scheduler and the controllers
+    Server(Server),
+    /// Run a node: its containers and their network
+    Agent(Agent),
+    /// Create or change objects so that they are as the files say
+    Apply(Apply),
+    /// List objects, or show some
+    Get(Get),
+    /// Tell everything about an object, its events included
+    Describe(Describe),
+    /// Delete objects
+    Delete(Delete),
+    /// Print what a container wrote
+    Logs(Logs),
+    /// Run a command in a container
+    Exec(Exec),
+    /// Look after the rollout of a Deployment
+    Rollout(Rollout),
+    /// Set the number of replicas
+    Scale(Scale),
+    /// Wait until objects are in some condition
+    Wait(Wait),
+    /// Handle the images of this machine
+    Image(Image),
+    /// Keep a node made of namespaces running (its first process)
+    #[command(hide = true)]
+    NodeInit(NodeInit),
+    /// Play many nodes without running anything, for benchmarks
+    #[command(hide = true)]
+    Hollow(Hollow),
+}
+
+/// `orlop up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// How many nodes
+    #[arg(long, default_value_t = 1)]
+    pub nodes: usize,
+    /// Apply this file or folder once the cluster is up
+    #[arg(short, long = "filename", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Load this image archive before anything is applied
+    #[arg(long = "load", value_name = "ARCHIVE")]
+    pub load: Vec<PathBuf>,
+    /// Where all of the cluster's files go
+    #[arg(long, default_value = "orlop-data", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Port of the API on 127.0.0.1; 0 takes any free one
+    #[arg(long, default_value_t = 6443)]
+    pub port: u16,
+    /// Take everything down as soon as all is rolled out
+    #[arg(long)]
+    pub once: bool,
+    /// Give up when the rollout takes longer than this many seconds
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    pub timeout: u64,
+}
+
+/// `orlop server`.
+#[derive(Debug, Args)]
+pub struct Server {
+    /// Where state, keys and credentials are kept
+    #[arg(long, default_value = "/var/lib/orlop", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Address and port to serve the API on
+    #[arg(long, default_value = "0.0.0.0:6443", value_name = "ADDR:PORT")]
+    pub bind: std::net::SocketAddr,
+    /// The address that nodes reach this server at; found out when not given
+    #[arg(long, value_name = "IP")]
+    pub advertise_address: Option<IpAddr>,
+    /// Further names or addresses for the serving certificate
+    #[arg(long = "tls-san", value_name = "NAME")]
+    pub tls_sans: Vec<String>,
+    /// Keep state in this etcd cluster, not in the embedded store (comma separated URLs)
+    #[arg(long, value_delimiter = ',', value_name = "URL")]
+    pub etcd_servers: Vec<String>,
+    /// CA certificate of the etcd cluster
+    #[arg(long, value_name = "FILE", requires = "etcd_servers")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// Client certificate for the etcd cluster
+    #[arg(long, value_name = "FILE", requires = "etcd_keyfile")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Key of the client certificate
+    #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// A node that has not renewed its lease for so many seconds is taken for dead
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    pub node_monitor_grace: u64,
+    /// Pods of a dead node are replaced after so many seconds, unless they say otherwise
+    #[arg(long, default_value_t = 5, value_name = "SECONDS")]
+    pub pod_eviction_timeout: u64,
+    /// Serve on the listening socket that is standard input, too
+    #[arg(long, hide = true)]
+    pub listen_stdin: bool,
+    /// The address in the administrator's kubeconfig
+    #[arg(long, hide = true, value_name = "ADDR:PORT")]
+    pub external_address: Option<std::net::SocketAddr>,
+}
+
+/// `orlop agent`.
+#[derive(Debug, Args)]
+pub struct Agent {
+    /// The API server
+    #[arg(long, value_name = "URL")]
+    pub server: String,
+    /// The join token, which `orlop server` writes to <data-dir>/token
+    #[arg(long, env = "ORLOP_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// This node's name; the host's name when not given
+    #[arg(long)]
+    pub node_name: Option<String>,
+    /// This node's address; the one that routes to the server when not given
+    #[arg(long, value_name = "IP")]
+    pub node_ip: Option<IpAddr>,
+    /// Labels for the node, key=value
+    #[arg(long = "node-label", value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
+    /// Where containers, volumes and logs are kept
+    #[arg(long, default_value = "/var/lib/orlop/agent", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Where images are kept; <data-dir>/images when not given
+    #[arg(long, value_name = "DIR")]
+    pub image_dir: Option<PathBuf>,
+    /// Registries that may be spoken to without TLS
+    #[arg(long = "insecure-registry", value_name = "HOST[:PORT]")]
+    pub insecure_registries: Vec<String>,
+    /// Control group below which all pods live
+    #[arg(long, default_value = "orlop", value_name = "NAME")]
+    pub cgroup_root: String,
+    /// Port of the node's own API
+    #[arg(long, default_value_t = 10250)]
+    pub port: u16,
+    /// Most pods on this node
+    #[arg(long, default_value_t = 110)]
+    pub max_pods: u32,
+    /// Where names outside the cluster are looked up; this host's resolvers when not given
+    #[arg(long = "upstream-dns", value_name = "IP[:PORT]")]
+    pub upstream_dns: Vec<String>,
+}
+
+/// Which files an action is about.
+#[derive(Debug, Args)]
+pub struct Files {
+    /// A file, a folder, or - for standard input
+    #[arg(short, long = "filename", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Look into folders below, too
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+}
+
+/// `orlop apply`.
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// What to apply.
+    #[command(flatten)]
+    pub from: Files,
+    /// Take over fields that somebody else manages
+    #[arg(long)]
+    pub force_conflicts: bool,
+    /// Only let the server check it
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `orlop get`.
+#[derive(Debug, Args)]
+pub struct Get {
+    /// TYPE[,TYPE...] [NAME...] or TYPE/NAME...
+    #[arg(required = true, value_name = "TYPE [NAME]")]
+    pub what: Vec<String>,
+    /// wide, yaml, json or name
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<crate::output::Format>,
+    /// Go on showing what changes
+    #[arg(short, long)]
+    pub watch: bool,
+    /// Only objects with these labels
+    #[arg(short = 'l', long, value_name = "LABELS")]
+    pub selector: Option<String>,
+    /// Only objects with these fields
+    #[arg(long, value_name = "FIELDS")]
+    pub field_selector: Option<String>,
+    /// Those of all namespaces
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// Leave the headings out
+    #[arg(long)]
+    pub no_headers: bool,
+}
+
+/// `orlop describe`.
+#[derive(Debug, Args)]
+pub struct Describe {
+    /// TYPE [NAME...] or TYPE/NAME...
+    #[arg(required = true, value_name = "TYPE [NAME]")]
+    pub what: Vec<String>,
+    /// Only objects with these labels
+    #[arg(short = 'l', long, value_name = "LABELS")]
+    pub selector: Option<String>,
+}
+
+/// `orlop delete`.
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// TYPE NAME... or TYPE/NAME...
+    #[arg(value_name = "TYPE NAME")]
+    pub what: Vec<String>,
+    /// What the files hold.
+    #[command(flatten)]
+    pub from: Files,
+    /// Objects with these labels
+    #[arg(short = 'l', long, value_name = "LABELS")]
+    pub selector: Option<String>,
+    /// All objects of the type
+    #[arg(long)]
+    pub all: bool,
+    /// Seconds that a pod may take to end
+    #[arg(long, value_name = "SECONDS")]
+    pub grace_period: Option<i64>,
+    /// Do not wait until they are gone
+    #[arg(long)]
+    pub no_wait: bool,
+    /// It is no error when there is no such object
+    #[arg(long)]
+    pub ignore_not_found: bool,
+}
+
+/// `orlop logs`.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// POD or TYPE/NAME
+    #[arg(value_name = "POD")]
+    pub pod: String,
+    /// Which container
+    #[arg(short, long)]
+    pub container: Option<String>,
+    /// Go on as it writes more
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The container before the last restart
+    #[arg(short, long)]
+    pub previous: bool,
+    /// Only the last lines
+    #[arg(short = 't', long, value_name = "LINES")]
+    pub tail: Option<i64>,
+    /// With the time of each line
+    #[arg(long)]
+    pub timestamps: bool,
+}
+
+/// `orlop exec`.
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// POD or TYPE/NAME
+    #[arg(value_name = "POD")]
+    pub pod: String,
+    /// Which container
+    #[arg(short, long)]
+    pub container: Option<String>,
+    /// Pass standard input on
+    #[arg(short = 'i', long)]
+    pub stdin: bool,
+    /// On a terminal
+    #[arg(short = 't', long)]
+    pub tty: bool,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// `orlop rollout`.
+#[derive(Debug, Args)]
+pub struct Rollout {
+    /// What about it.
+    #[command(subcommand)]
+    pub action: RolloutAction,
+}
+
+/// What `orlop rollout` can do.
+#[derive(Debug, Subcommand)]
+pub enum RolloutAction {
+    /// Follow a rollout until it is done or failed
+    Status {
+        /// deployment/NAME
+        what: Vec<String>,
+        /// Give up after so many seconds
+        #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+        timeout: u64,
+    },
+    /// List the revisions
+    History {
+        /// deployment/NAME
+        what: Vec<String>,
+    },
+    /// Go back to an earlier revision
+    Undo {
+        /// deployment/NAME
+        what: Vec<String>,
+        /// Which revision; the one before when not given
+        #[arg(long, value_name = "REVISION")]
+        to_revision: Option<i64>,
+    },
+    /// Replace all pods, a few at a time
+    Restart {
+        /// deployment/NAME
+        what: Vec<String>,
+    },
+}
+
+/// `orlop scale`.
+#[derive(Debug, Args)]
+pub struct Scale {
+    /// TYPE NAME or TYPE/NAME
+    #[arg(required = true, value_name = "TYPE NAME")]
+    pub what: Vec<String>,
+    /// How many
+    #[arg(long)]
+    pub replicas: i32,
+}
+
+/// `orlop wait`.
+#[derive(Debug, Args)]
+pub struct Wait {
+    /// TYPE NAME... or TYPE/NAME...
+    #[arg(required = true, value_name = "TYPE NAME")]
+    pub what: Vec<String>,
+    /// condition=NAME[=VALUE] or delete
+    #[arg(long = "for", value_name = "WHAT")]
+    pub until: String,
+    /// Objects with these labels
+    #[arg(short = 'l', long, value_name = "LABELS")]
+    pub selector: Option<String>,
+    /// Give up after so many seconds
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    pub timeout: u64,
+}
+
+/// `orlop image`.
+#[derive(Debug, Args)]
+pub struct Image {
+    /// Where images are kept; ./orlop-data/images or /var/lib/orlop/agent/images when not given
+    #[arg(long, global = true, value_name = "DIR")]
+    pub image_dir: Option<PathBuf>,
+    /// What about them.
+    #[command(subcommand)]
+    pub action: ImageAction,
+}
+
+/// What `orlop image` can do.
+#[derive(Debug, Subcommand)]
+pub enum ImageAction {
+    /// Load images from an archive (OCI layout or docker save)
+    Load {
+        /// The archive
+        #[arg(value_name = "ARCHIVE")]
+        archives: Vec<PathBuf>,
+    },
+    /// Pull an image from its registry
+    Pull {
+        /// [HOST[:PORT]/][REPOSITORY/]NAME[:TAG|@DIGEST]
+        reference: String,
+        /// USER:PASSWORD for the registry
+        #[arg(long, env = "ORLOP_REGISTRY_CREDENTIALS", hide_env_values = true)]
+        creds: Option<String>,
+        /// Speak to the registry without TLS
+        #[arg(long)]
+        plain_http: bool,
+    },
+    /// List the images
+    Ls,
+}
+
+/// `orlop node-init`.
+#[derive(Debug, Args)]
+pub struct NodeInit {
+    /// The agent's command line
+    #[arg(last = true)]
+    pub agent: Vec<String>,
+}
+
+/// `orlop hollow`.
+#[derive(Debug, Args)]
+pub struct Hollow {
+    /// How many nodes
+    #[arg(long)]
+    pub nodes: usize,
+    /// Their names start with this
+    #[arg(long, default_value = "hollow-")]
+    pub prefix: String,
+}

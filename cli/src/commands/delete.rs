@@ -1,0 +1,87 @@
+//! `orlop delete`: deletes objects and waits until they are gone.
+
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use api::Kind;
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    args::Delete,
+    manifest::{self, title},
+    rest::{JSON, Rest, refused_with},
+    subject,
+};
+
+/// How long to wait for one object to be gone.
+const GONE_DEADLINE: Duration = Duration::from_secs(300);
+
+/// Runs the verb.
+pub async fn run(rest: &Rest, args: &Delete, out: &mut impl Write) -> Result<()> {
+    let mut doomed: Vec<(&'static Kind, String, String)> = Vec::new();
+    if !args.from.files.is_empty() {
+        for document in manifest::read_all(&args.from.files, args.from.recursive)?.into_iter().rev() {
+            let namespace = document.namespace.unwrap_or_else(|| rest.namespace.clone());
+            doomed.push((document.kind, namespace, document.name));
+        }
+    } else {
+        let named = subject::resolve(rest, &args.what, args.selector.as_deref(), args.all).await?;
+        doomed.extend(named.into_iter().map(|(kind, name)| (kind, rest.namespace.clone(), name)));
+    }
+    let mut waiting = Vec::new();
+    for (kind, namespace, name) in doomed {
+        let path = subject::path(kind, &namespace, &name);
+        match delete(rest, &path, args.grace_period).await {
+            Ok(uid) => {
+                writeln!(out, "{} deleted", quoted(kind, &name)).context("print")?;
+                waiting.push((kind, name, path, uid));
+            }
+            Err(error) if args.ignore_not_found && refused_with(&error, 404) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if !args.no_wait {
+        for (kind, name, path, uid) in waiting {
+            wait_gone(rest, &path, &uid).await.with_context(|| format!("wait for {} to be gone", title(kind, &name)))?;
+        }
+    }
+    Ok(())
+}
+
+/// `pod "web-1"`.
+fn quoted(kind: &Kind, name: &str) -> String {
+    let group = if kind.group.is_empty() { String::new() } else { format!(".{}", kind.group) };
+    format!("{}{group} {name:?}", kind.singular)
+}
+
+/// Deletes one object in the background way; returns its uid.
+async fn delete(rest: &Rest, path: &str, grace: Option<i64>) -> Result<String> {
+    let mut options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"});
+    if let Some(seconds) = grace {
+        options["gracePeriodSeconds"] = seconds.into();
+    }
+    let payload = Some((JSON, serde_json::to_vec(&options).context("write JSON")?));
+    let answer: Value = rest.call(Method::DELETE, path, JSON, payload).await?;
+    let uid = ["/metadata/uid", "/details/uid"].iter().find_map(|p| answer.pointer(p).and_then(Value::as_str));
+    Ok(uid.unwrap_or_default().to_owned())
+}
+
+/// Waits until the object is not there, or is another one of the same name.
+pub async fn wait_gone(rest: &Rest, path: &str, uid: &str) -> Result<()> {
+    let deadline = Instant::now() + GONE_DEADLINE;
+    let mut pause = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        pause.tick().await;
+        match rest.get::<Value>(path).await {
+            Err(error) if refused_with(&error, 404) => return Ok(()),
+            Err(error) => return Err(error),
+            Ok(object) if object.pointer("/metadata/uid").and_then(Value::as_str) != Some(uid) => return Ok(()),
+            Ok(_) if Instant::now() > deadline => bail!("it is still there after {GONE_DEADLINE:?}"),
+            Ok(_) => {}
+        }
+    }
+}

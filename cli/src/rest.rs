@@ -1,0 +1,158 @@
+//! Requests to the API by path, and failures worded as kubectl words them.
+
+use std::{fmt, path::PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::BodyExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
+use kube::{Client, client::Body};
+use serde::de::DeserializeOwned;
+
+use crate::args::Target;
+
+/// Asks for a table.
+pub const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+/// Asks for JSON.
+pub const JSON: &str = "application/json";
+
+/// A request that the server refused.
+#[derive(Debug)]
+pub struct Failure(pub Status);
+
+impl Failure {
+    /// The HTTP code.
+    pub fn code(&self) -> i32 {
+        self.0.code.unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let message = self.0.message.as_deref().unwrap_or("no message");
+        match self.0.reason.as_deref().filter(|r| !r.is_empty()) {
+            Some("Invalid") => f.write_str(message),
+            Some(reason) => write!(f, "Error from server ({reason}): {message}"),
+            None => write!(f, "Error from server: {message}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Whether the error is a refusal with this HTTP code.
+pub fn refused_with(error: &anyhow::Error, code: i32) -> bool {
+    error.downcast_ref::<Failure>().is_some_and(|f| f.code() == code)
+}
+
+/// A connection to the API.
+#[derive(Clone)]
+pub struct Rest {
+    client: Client,
+    /// The namespace to work in.
+    pub namespace: String,
+}
+
+/// The media type of a body, and the body.
+pub type Payload = Option<(&'static str, Vec<u8>)>;
+
+impl Rest {
+    /// Connects with the credentials that the user named, or those found in the usual places.
+    pub async fn connect(target: &Target) -> Result<Self> {
+        let path = find_kubeconfig(target)?;
+        let client = client::config::from_kubeconfig(&path)
+            .await
+            .with_context(|| format!("use the credentials in {}", path.display()))?;
+        Ok(Self { namespace: target.namespace.clone().unwrap_or_else(|| "default".into()), client })
+    }
+
+    /// The typed client.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Sends a request; a refusal is an error.
+    pub async fn send(&self, method: Method, path: &str, accept: &str, payload: Payload) -> Result<Response<Body>> {
+        let mut request = Request::builder().method(method).uri(path).header("Accept", accept);
+        let body = match payload {
+            Some((kind, bytes)) => {
+                request = request.header("Content-Type", kind);
+                bytes
+            }
+            None => Vec::new(),
+        };
+        let request = request.body(Body::from(body)).context("build a request")?;
+        let response = self.client.send(request).await.map_err(unreachable)?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let code = response.status().as_u16();
+        let bytes = collect(response).await?;
+        let status = serde_json::from_slice::<Status>(&bytes)
+            .unwrap_or_else(|_| api::status::failure(code, "", String::from_utf8_lossy(&bytes).trim()));
+        Err(Failure(status).into())
+    }
+
+    /// Sends a request and decodes the answer.
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        accept: &str,
+        payload: Payload,
+    ) -> Result<T> {
+        let bytes = collect(self.send(method, path, accept, payload).await?).await?;
+        serde_json::from_slice(&bytes).with_context(|| format!("understand what the server answered to {path}"))
+    }
+
+    /// Reads.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.call(Method::GET, path, JSON, None).await
+    }
+}
+
+/// The whole body.
+pub async fn collect(response: Response<Body>) -> Result<Bytes> {
+    Ok(response.into_body().collect().await.context("read the server's answer")?.to_bytes())
+}
+
+fn unreachable(error: kube::Error) -> anyhow::Error {
+    anyhow!(error).context("reach the server (is it running? --kubeconfig says which one)")
+}
+
+/// A query string; values are escaped.
+pub fn query(pairs: &[(&str, &str)]) -> String {
+    let mut text = String::new();
+    for (key, value) in pairs {
+        text.push(if text.is_empty() { '?' } else { '&' });
+        text.push_str(key);
+        text.push('=');
+        for byte in value.bytes() {
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                text.push(char::from(byte));
+            } else {
+                text.push_str(&format!("%{byte:02X}"));
+            }
+        }
+    }
+    text
+}
+
+fn find_kubeconfig(target: &Target) -> Result<PathBuf> {
+    if let Some(path) = &target.kubeconfig {
+        return Ok(path.clone());
+    }
+    let home = std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".kube/config"));
+    let usual = ["orlop-data/kubeconfig", "/var/lib/orlop/kubeconfig"].map(PathBuf::from);
+    let found = usual.into_iter().chain(home).find(|p| p.exists());
+    found.ok_or_else(|| anyhow!("no cluster found: start one with `orlop up`, or name its credentials with --kubeconfig"))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn queries_are_escaped() {
+        assert_eq!(super::query(&[("labelSelector", "a in (b,c)"), ("limit", "5")]), "?labelSelector=a%20in%20%28b%2Cc%29&limit=5");
+    }
+}
