@@ -9,4 +9,12 @@
 //! # Absent
 //! A kind is never named in a verb's code: names, paths and columns come from [`api::kinds`] and from the server.
 
+pub mod args;
+pub mod commands;
+pub mod dispatch;
+pub mod manifest;
+pub mod output;
+pub mod pod;
+pub mod rest;
+pub mod subject;
 pub mod up;

@@ -171,7 +171,8 @@ mod tests {
 
     #[test]
     fn old_yaml_booleans_and_octals_mean_what_they_do_to_kubectl() {
-        let documents = parsed("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {mode: 0644, on: yes}\n").unwrap();
+        let documents =
+            parsed("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {mode: 0644, on: yes}\n").unwrap();
         assert_eq!(documents[0].body.pointer("/spec/mode"), Some(&Value::from(420)));
     }
 }

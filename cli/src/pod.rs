@@ -1,10 +1,7 @@
 //! The Pod that a user means by `NAME`, `pod/NAME`, or the name of something that owns pods.
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::{
-    api::core::v1::Pod,
-    apimachinery::pkg::apis::meta::v1::LabelSelector,
-};
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::LabelSelector};
 use kube::{Api, api::ListParams, core::Selector};
 use serde_json::Value;
 
@@ -35,7 +32,10 @@ fn selector(owner: &Value, word: &str) -> Result<Selector> {
     let labels = if selector.get("matchLabels").is_some() || selector.get("matchExpressions").is_some() {
         serde_json::from_value(selector).context("understand a selector")?
     } else {
-        LabelSelector { match_labels: serde_json::from_value(selector).context("understand a selector")?, ..LabelSelector::default() }
+        LabelSelector {
+            match_labels: serde_json::from_value(selector).context("understand a selector")?,
+            ..LabelSelector::default()
+        }
     };
     Selector::try_from(labels).with_context(|| format!("understand the selector of {word}"))
 }

@@ -61,7 +61,7 @@ impl Rest {
     /// Connects with the credentials that the user named, or those found in the usual places.
     pub async fn connect(target: &Target) -> Result<Self> {
         let path = find_kubeconfig(target)?;
-        let client = client::config::from_kubeconfig(&path)
+        let client = client::config::from_kubeconfig(&path, None)
             .await
             .with_context(|| format!("use the credentials in {}", path.display()))?;
         Ok(Self { namespace: target.namespace.clone().unwrap_or_else(|| "default".into()), client })
@@ -146,13 +146,18 @@ fn find_kubeconfig(target: &Target) -> Result<PathBuf> {
     let home = std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".kube/config"));
     let usual = ["orlop-data/kubeconfig", "/var/lib/orlop/kubeconfig"].map(PathBuf::from);
     let found = usual.into_iter().chain(home).find(|p| p.exists());
-    found.ok_or_else(|| anyhow!("no cluster found: start one with `orlop up`, or name its credentials with --kubeconfig"))
+    found.ok_or_else(|| {
+        anyhow!("no cluster found: start one with `orlop up`, or name its credentials with --kubeconfig")
+    })
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn queries_are_escaped() {
-        assert_eq!(super::query(&[("labelSelector", "a in (b,c)"), ("limit", "5")]), "?labelSelector=a%20in%20%28b%2Cc%29&limit=5");
+        assert_eq!(
+            super::query(&[("labelSelector", "a in (b,c)"), ("limit", "5")]),
+            "?labelSelector=a%20in%20%28b%2Cc%29&limit=5"
+        );
     }
 }

@@ -51,7 +51,12 @@ pub fn parse_named(words: &[String]) -> Result<Vec<(&'static Kind, String)>> {
 }
 
 /// The names among these subjects that a label selector chooses, or those given.
-pub async fn resolve(rest: &Rest, words: &[String], selector: Option<&str>, all: bool) -> Result<Vec<(&'static Kind, String)>> {
+pub async fn resolve(
+    rest: &Rest,
+    words: &[String],
+    selector: Option<&str>,
+    all: bool,
+) -> Result<Vec<(&'static Kind, String)>> {
     let mut found = Vec::new();
     for subject in parse(words)? {
         if !subject.names.is_empty() {

@@ -46,7 +46,9 @@ pub async fn run(rest: &Rest, args: &Delete, out: &mut impl Write) -> Result<()>
     }
     if !args.no_wait {
         for (kind, name, path, uid) in waiting {
-            wait_gone(rest, &path, &uid).await.with_context(|| format!("wait for {} to be gone", title(kind, &name)))?;
+            wait_gone(rest, &path, &uid)
+                .await
+                .with_context(|| format!("wait for {} to be gone", title(kind, &name)))?;
         }
     }
     Ok(())

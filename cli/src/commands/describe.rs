@@ -73,7 +73,8 @@ fn field(text: &mut String, depth: usize, key: &str, value: &Value) {
         Value::Object(map) if map.is_empty() => {}
         Value::Object(map) => {
             text.push_str(&format!("{indent}{heading}:\n"));
-            let own_words = matches!(key, "labels" | "annotations" | "matchLabels" | "selector" | "data" | "nodeSelector");
+            let own_words =
+                matches!(key, "labels" | "annotations" | "matchLabels" | "selector" | "data" | "nodeSelector");
             for (key, value) in map {
                 match value {
                     Value::String(s) if own_words => text.push_str(&format!("{indent}  {key}={s}\n")),
@@ -88,7 +89,9 @@ fn field(text: &mut String, depth: usize, key: &str, value: &Value) {
             items.iter().for_each(|item| list_item(text, depth + 1, item));
         }
         Value::String(line) => text.push_str(&format!("{indent}{heading}: {line}\n")),
-        other @ (Value::Null | Value::Bool(_) | Value::Number(_)) => text.push_str(&format!("{indent}{heading}: {other}\n")),
+        other @ (Value::Null | Value::Bool(_) | Value::Number(_)) => {
+            text.push_str(&format!("{indent}{heading}: {other}\n"))
+        }
     }
 }
 

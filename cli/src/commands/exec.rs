@@ -29,8 +29,10 @@ pub async fn run(rest: &Rest, args: &Exec) -> Result<ExitCode> {
     }
     let status = process.take_status().context("the command's status was taken already")?;
     let input = process.stdin().map(|mut to| tokio::spawn(async move { io::copy(&mut io::stdin(), &mut to).await }));
-    let output = process.stdout().map(|mut from| tokio::spawn(async move { io::copy(&mut from, &mut io::stdout()).await }));
-    let errors = process.stderr().map(|mut from| tokio::spawn(async move { io::copy(&mut from, &mut io::stderr()).await }));
+    let output =
+        process.stdout().map(|mut from| tokio::spawn(async move { io::copy(&mut from, &mut io::stdout()).await }));
+    let errors =
+        process.stderr().map(|mut from| tokio::spawn(async move { io::copy(&mut from, &mut io::stderr()).await }));
     let status = status.await;
     for stream in [output, errors].into_iter().flatten() {
         stream.await.context("carry the command's output")?.context("print the command's output")?;
@@ -48,7 +50,9 @@ fn exit_code(status: Option<Status>) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let causes = status.details.as_ref().and_then(|d| d.causes.as_ref()).into_iter().flatten();
-    let mut codes = causes.filter(|c| c.reason.as_deref() == Some("ExitCode")).filter_map(|c| c.message.as_ref()?.parse().ok());
+    let mut codes = causes
+        .filter(|c| c.reason.as_deref() == Some("ExitCode"))
+        .filter_map(|c| c.message.as_ref()?.parse::<u8>().ok());
     match codes.next() {
         Some(code) => Ok(ExitCode::from(code)),
         None => bail!("{}", status.message.unwrap_or_else(|| "the command could not be run".into())),

@@ -68,7 +68,8 @@ async fn objects(rest: &Rest, args: &Get, subjects: &[Subject], out: &mut impl W
         for item in &items {
             let text = |pointer| item.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
             let kind = api::Kind::by_manifest(text("/apiVersion"), text("/kind"));
-            writeln!(out, "{}", kind.map_or_else(String::new, |k| title(k, text("/metadata/name")))).context("print")?;
+            writeln!(out, "{}", kind.map_or_else(String::new, |k| title(k, text("/metadata/name"))))
+                .context("print")?;
         }
         return Ok(());
     }

@@ -77,13 +77,17 @@ pub fn progress(deployment: &Deployment) -> Progress {
         return Progress::Waiting("Waiting for deployment spec update to be observed...".into());
     }
     let conditions = status.conditions.iter().flatten();
-    if conditions.into_iter().any(|c| c.type_ == "Progressing" && c.reason.as_deref() == Some("ProgressDeadlineExceeded")) {
+    if conditions
+        .into_iter()
+        .any(|c| c.type_.as_deref() == Some("Progressing") && c.reason.as_deref() == Some("ProgressDeadlineExceeded"))
+    {
         return Progress::Failed(format!("deployment {name:?} exceeded its progress deadline"));
     }
-    let wanted = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
+    let wanted = deployment.spec.replicas.unwrap_or(1);
     let (total, updated) = (status.replicas.unwrap_or(0), status.updated_replicas.unwrap_or(0));
     let available = status.available_replicas.unwrap_or(0);
-    let waiting = |why: String| Progress::Waiting(format!("Waiting for deployment {name:?} rollout to finish: {why}..."));
+    let waiting =
+        |why: String| Progress::Waiting(format!("Waiting for deployment {name:?} rollout to finish: {why}..."));
     if updated < wanted {
         waiting(format!("{updated} out of {wanted} new replicas have been updated"))
     } else if total > updated {
@@ -145,7 +149,7 @@ async fn undo(rest: &Rest, api: &Api<Deployment>, name: &str, to: Option<i64>, o
     let Some(revision) = revision else { bail!("no rollout history found for deployment {name:?}") };
     let Some(set) = revisions.get(&revision) else { bail!("unable to find specified revision {revision} in history") };
     let mut template: PodTemplateSpec =
-        set.spec.as_ref().and_then(|s| s.template.clone()).with_context(|| format!("revision {revision} has no pods"))?;
+        set.spec.template.clone().with_context(|| format!("revision {revision} has no pods"))?;
     if let Some(labels) = template.metadata.as_mut().and_then(|m| m.labels.as_mut()) {
         labels.remove(TEMPLATE_HASH);
     }
@@ -187,7 +191,8 @@ mod tests {
 
     #[test]
     fn a_rollout_is_told_in_upstreams_words() {
-        let waiting = |why: &str| Progress::Waiting(format!("Waiting for deployment \"web\" rollout to finish: {why}..."));
+        let waiting =
+            |why: &str| Progress::Waiting(format!("Waiting for deployment \"web\" rollout to finish: {why}..."));
         assert_eq!(at(3, 1, 3), waiting("1 out of 3 new replicas have been updated"));
         assert_eq!(at(4, 3, 3), waiting("1 old replicas are pending termination"));
         assert_eq!(at(3, 3, 2), waiting("2 of 3 updated replicas are available"));
