@@ -72,7 +72,7 @@ async fn verb(verb: Verb, target: &Target) -> Result<ExitCode> {
         Verb::Rollout(args) => commands::rollout::run(&Rest::connect(target).await?, &args, out).await?,
         Verb::Scale(args) => commands::scale::run(&Rest::connect(target).await?, &args, out).await?,
         Verb::Wait(args) => commands::wait::run(&Rest::connect(target).await?, &args, out).await?,
-        Verb::Image(_) => {}
+        Verb::Image(args) => commands::image::run(&args, out).await?,
         Verb::Server(_) | Verb::Agent(_) | Verb::Hollow(_) => {}
     }
     Ok(ExitCode::SUCCESS)

@@ -1,5 +1,7 @@
 //! The rules of the house that a compiler does not know.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

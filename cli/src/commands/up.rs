@@ -43,7 +43,7 @@ pub async fn run(args: &Up, out: &mut impl Write) -> Result<()> {
     let documents = if args.files.is_empty() { Vec::new() } else { manifest::read_all(&args.files, true)? };
     let _lock = lock(&args.data_dir)?;
     for archive in &args.load {
-        let _ = archive;
+        super::image::load(&args.data_dir.join("images"), archive, out)?;
     }
     let mut interrupts = interrupts()?;
     let started = Instant::now();
