@@ -14,6 +14,7 @@
 pub mod field;
 pub mod int_or_string;
 pub mod kinds;
+pub mod managed;
 pub mod names;
 pub mod patch;
 pub mod quantity;
