@@ -7,6 +7,7 @@
 //! Mocks; sleeps: a story waits on conditions with a deadline.
 
 pub mod footprint;
+pub mod manifest;
 pub mod stage;
 pub mod story;
 

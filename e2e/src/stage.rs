@@ -132,7 +132,12 @@ impl Stage {
     }
 
     /// Waits until `condition` holds; an error of its ends the story.
-    pub fn until(&self, what: &str, patience: Duration, mut condition: impl FnMut(&Self) -> Result<bool>) -> Result<()> {
+    pub fn until(
+        &self,
+        what: &str,
+        patience: Duration,
+        mut condition: impl FnMut(&Self) -> Result<bool>,
+    ) -> Result<()> {
         let deadline = Instant::now() + patience;
         while !condition(self).with_context(|| format!("wait until {what}"))? {
             if Instant::now() > deadline {
@@ -156,10 +161,13 @@ impl Stage {
             &["get", "events", "--sort-by=.metadata.creationTimestamp"],
             &["describe", "pods"],
         ];
-        looks.iter().map(|look| {
-            let said = self.try_kubectl(look);
-            format!("$ kubectl {}\n{}{}\n", look.join(" "), said.out, said.err)
-        }).collect()
+        looks
+            .iter()
+            .map(|look| {
+                let said = self.try_kubectl(look);
+                format!("$ kubectl {}\n{}{}\n", look.join(" "), said.out, said.err)
+            })
+            .collect()
     }
 
     /// GETs a URL on a node's own network, as a program on that node would. The answer's body, of a 200.

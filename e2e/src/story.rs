@@ -23,8 +23,10 @@ pub struct Setting {
 /// Runs the stories whose names contain one of the words of the command line (all, without words).
 pub fn tell(setting: Setting, stories: &[Story]) -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let chosen: Vec<_> =
-        stories.iter().filter(|(name, _)| words.is_empty() || words.iter().any(|w| name.contains(w.as_str()))).collect();
+    let chosen: Vec<_> = stories
+        .iter()
+        .filter(|(name, _)| words.is_empty() || words.iter().any(|w| name.contains(w.as_str())))
+        .collect();
     println!("\nrunning {} tests", chosen.len());
     if chosen.is_empty() {
         println!("\ntest result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; {} filtered out", stories.len());
