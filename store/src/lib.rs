@@ -9,11 +9,14 @@
 pub mod backend;
 #[cfg(feature = "testing")]
 pub mod contract;
+pub mod embedded;
 pub mod kv;
 pub mod memory;
 pub mod mvcc;
+mod replica;
 
 pub use backend::{Backend, Error, WatchStream};
+pub use embedded::{Embedded, Options};
 pub use kv::{
     Compare, CompareTarget, Entry, Event, LeaseId, Op, OpResult, Range, RangeReply, Revision, Status, Txn, TxnReply,
     WatchBatch, WatchFrom,

@@ -73,16 +73,12 @@ impl Inner {
     }
 
     fn apply(&mut self, action: Action) -> Result<Outcome, Error> {
-        let before = self.state.revision();
+        let mut fresh = Vec::new();
         let now = self.now();
-        self.state.apply(&Command { now, action: Action::Tick })?;
-        let outcome = self.state.apply(&Command { now, action });
-        let after = self.state.revision();
-        // A compaction may have forgotten what the tick just wrote; it was not published yet.
-        let from = (before + 1).max(self.state.compacted() + 1);
-        if after > before {
-            let fresh: Vec<_> = self.state.changes_from(from).cloned().collect();
-            self.watchers.publish(&fresh, after);
+        self.state.apply_collecting(&Command { now, action: Action::Tick }, &mut fresh)?;
+        let outcome = self.state.apply_collecting(&Command { now, action }, &mut fresh);
+        if !fresh.is_empty() {
+            self.watchers.publish(&fresh, self.state.revision());
         }
         if let Some(revision) = self.state.due_compaction(&self.window) {
             self.state.apply(&Command { now, action: Action::Compact(revision) })?;

@@ -19,7 +19,9 @@ use imbl::{OrdMap, OrdSet, Vector};
 use crate::backend::Error;
 use crate::kv::{Compare, CompareTarget, Entry, LeaseId, Op, OpResult, Range, RangeReply, Revision, Txn, TxnReply};
 
+pub(crate) mod codec;
 pub(crate) mod history;
+pub(crate) mod image;
 pub(crate) mod leases;
 pub(crate) mod limits;
 pub(crate) mod watchers;
@@ -124,6 +126,20 @@ impl Mvcc {
                 Ok(Outcome::Done)
             }
         }
+    }
+
+    /// Applies a command, and adds what it changed to `fresh`.
+    pub(crate) fn apply_collecting(
+        &mut self,
+        command: &Command,
+        fresh: &mut Vec<Arc<Revised>>,
+    ) -> Result<Outcome, Error> {
+        let before = self.revision;
+        let outcome = self.apply(command);
+        if self.revision > before {
+            fresh.extend(self.changes_from(before + 1).cloned());
+        }
+        outcome
     }
 
     /// Reads a range.

@@ -1,0 +1,146 @@
+//! The whole state as a sequence of items, and back: what a snapshot file holds.
+//!
+//! The state is written as it was at `compacted`, followed by what each later revision changed. So no value is written
+//! twice, and reading it back goes through the same code as the commands did.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use imbl::OrdSet;
+
+use super::codec::{Malformed, Reader, Writer};
+use super::history::Revised;
+use super::leases::Lease;
+use super::{Millis, Mvcc, size};
+use crate::kv::Entry;
+
+const META: u8 = 1;
+const LEASE: u8 = 2;
+const ENTRY: u8 = 3;
+const REVISED: u8 = 4;
+
+impl Mvcc {
+    /// Appends all items to `out`, and calls `flush` after each, which may take away what is there.
+    pub(crate) fn write_items<E>(
+        &self,
+        out: &mut Writer,
+        mut flush: impl FnMut(&mut Writer) -> Result<(), E>,
+    ) -> Result<(), E> {
+        out.byte(META);
+        out.number(self.compacted);
+        out.number(self.now);
+        out.number(self.last_lease.cast_unsigned());
+        flush(out)?;
+        for (id, lease) in &self.leases {
+            out.byte(LEASE);
+            out.number(id.cast_unsigned());
+            out.number(lease.ttl.cast_unsigned());
+            out.number(lease.deadline);
+            flush(out)?;
+        }
+        let mut result = Ok(());
+        self.each_at(self.compacted, &Bytes::new(), &Bytes::from_static(&[0]), &mut |entry| {
+            if result.is_ok() {
+                write_entry(out, entry);
+                result = flush(out);
+            }
+        });
+        result?;
+        for revised in &self.log {
+            write_revised(out, revised);
+            flush(out)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in one or more items, in the order in which they were written.
+    pub(crate) fn read_items(&mut self, items: Bytes) -> Result<(), Malformed> {
+        let mut from = Reader::new(items);
+        while !from.is_empty() {
+            match from.byte()? {
+                META => {
+                    self.compacted = from.number()?;
+                    self.revision = self.compacted;
+                    self.now = from.number()?;
+                    self.last_lease = from.signed()?;
+                }
+                LEASE => {
+                    let id = from.signed()?;
+                    let lease = Lease { ttl: from.signed()?, deadline: from.number()?, keys: OrdSet::new() };
+                    self.set_lease(id, lease);
+                }
+                ENTRY => self.read_entry(&mut from)?,
+                REVISED => self.read_revised(&mut from)?,
+                _ => return Err(Malformed("an item is of an unknown kind")),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_entry(&mut self, from: &mut Reader) -> Result<(), Malformed> {
+        let entry = Entry {
+            key: from.copied()?,
+            value: from.copied()?,
+            create_revision: from.number()?,
+            mod_revision: from.number()?,
+            version: from.number()?,
+            lease: from.signed()?,
+        };
+        self.bytes += size(&entry);
+        self.attach(&entry);
+        self.keys.insert(entry.key.clone(), Arc::new(entry));
+        Ok(())
+    }
+
+    fn read_revised(&mut self, from: &mut Reader) -> Result<(), Malformed> {
+        let at: Millis = from.number()?;
+        let mut changes = Vec::new();
+        for _ in 0..from.count()? {
+            match from.byte()? {
+                0 => drop(self.delete(&from.bytes()?, &Bytes::new(), &mut changes)),
+                1 => {
+                    let (key, value, lease) = (from.copied()?, from.copied()?, from.signed()?);
+                    self.put(&key, &value, lease, &mut changes);
+                }
+                _ => return Err(Malformed("a change is of an unknown kind")),
+            }
+        }
+        if changes.is_empty() {
+            return Err(Malformed("a revision changes nothing"));
+        }
+        let now = std::mem::replace(&mut self.now, at);
+        self.commit(changes);
+        self.now = now;
+        Ok(())
+    }
+}
+
+fn write_entry(out: &mut Writer, entry: &Entry) {
+    out.byte(ENTRY);
+    out.bytes(&entry.key);
+    out.bytes(&entry.value);
+    out.number(entry.create_revision);
+    out.number(entry.mod_revision);
+    out.number(entry.version);
+    out.number(entry.lease.cast_unsigned());
+}
+
+fn write_revised(out: &mut Writer, revised: &Revised) {
+    out.byte(REVISED);
+    out.number(revised.at);
+    out.number(revised.changes.len() as u64);
+    for change in &revised.changes {
+        match &change.now {
+            None => {
+                out.byte(0);
+                out.bytes(change.key());
+            }
+            Some(entry) => {
+                out.byte(1);
+                out.bytes(&entry.key);
+                out.bytes(&entry.value);
+                out.number(entry.lease.cast_unsigned());
+            }
+        }
+    }
+}

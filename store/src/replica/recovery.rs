@@ -1,0 +1,107 @@
+//! From what a directory holds to a member that is ready to go on: snapshot, then the log after it.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use raft::eraftpb::ConfState;
+use raft::{Config, RawNode, Storage};
+
+use super::log::{self, Log};
+use super::snapshot::{self, Snapshot};
+use super::wal::{Wal, disk};
+use crate::backend::Error;
+use crate::embedded::Options;
+use crate::mvcc::Mvcc;
+
+/// The id of the one member.
+const MEMBER: u64 = 1;
+
+/// Most bytes of committed entries handed out at once, so that a long log is applied piece by piece.
+const COMMITTED_BYTES: u64 = 8 << 20;
+
+/// What a directory held.
+pub(crate) struct Recovered {
+    pub(crate) raft: RawNode<Log>,
+    pub(crate) wal: Wal,
+    pub(crate) state: Mvcc,
+    /// Bytes in the log after the snapshot, at least, and the snapshot's size.
+    pub(crate) logged: u64,
+    pub(crate) snapshot_bytes: u64,
+    /// Held as long as the store is open.
+    pub(crate) lock: File,
+}
+
+/// Opens a directory, which is made when it does not exist. Nothing of the log is applied yet: raft does that once it leads.
+pub(crate) fn recover(dir: &Path, options: &Options) -> Result<Recovered, Error> {
+    if !dir.exists() {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(disk("create", dir))?;
+    }
+    let lock = lock(dir)?;
+    for name in ["log.tmp", "snapshot.tmp"] {
+        let path = dir.join(name);
+        if path.exists() {
+            std::fs::remove_file(&path).map_err(disk("remove", &path))?;
+        }
+    }
+    let (snapshot, snapshot_bytes) = snapshot::read(dir)?;
+    let Snapshot { index, term, mut voters, state } = snapshot;
+    if voters.is_empty() {
+        voters.push(MEMBER);
+    }
+    let mut log = Log::after((index, term), ConfState { voters, ..ConfState::default() });
+    let mut logged = 0;
+    let (mut records, mut last) = (0_u64, 0);
+    let wal = Wal::open(dir, options.segment_bytes, options.sync, |body| {
+        let (hard, entries) = log::decode(body).map_err(|why| why.0)?;
+        let newest = entries.last().map_or(0, |entry| entry.index);
+        if newest > index {
+            logged += body.len() as u64;
+        }
+        log.set_hard(&hard);
+        log.append(entries)?;
+        (records, last) = (records + 1, newest.max(last));
+        Ok(newest)
+    })?;
+    let gone = |why: &str| Error::Corrupt { path: dir.to_owned(), offset: 0, why: why.to_owned() };
+    if index > 0 && (records == 0 || last < index) {
+        return Err(gone("the log ends before the snapshot that was made from it"));
+    }
+    if log.hard().commit > log.last_index().map_err(|error| gone(&error.to_string()))? {
+        return Err(gone("the log ends before what it says was committed"));
+    }
+    let raft = start(log, index).map_err(|error| gone(&format!("raft does not start from it: {error}")))?;
+    Ok(Recovered { raft, wal, state, logged, snapshot_bytes, lock })
+}
+
+/// The directory's lock: two processes that append to one log would destroy it.
+fn lock(dir: &Path) -> Result<File, Error> {
+    let path = dir.join("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.map_err(disk("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let why = format!("{} is locked: another process has this store open", path.display());
+            Err(Error::Unavailable { operation: "open", why })
+        }
+        Err(TryLockError::Error(source)) => Err(Error::Disk { operation: "lock", path, source }),
+    }
+}
+
+fn start(log: Log, applied: u64) -> raft::Result<RawNode<Log>> {
+    let config = Config {
+        id: MEMBER,
+        applied,
+        pre_vote: true,
+        check_quorum: true,
+        max_size_per_msg: 1 << 20,
+        max_inflight_msgs: 256,
+        max_committed_size_per_ready: COMMITTED_BYTES,
+        ..Config::default()
+    };
+    let mut raft = RawNode::new(&config, log, &slog::Logger::root(slog::Discard, slog::o!()))?;
+    // Alone there is nobody to wait for.
+    raft.campaign()?;
+    Ok(raft)
+}
