@@ -1,11 +1,14 @@
-//! JSON read so that fields written twice are noticed.
+//! JSON and YAML read so that fields written twice are noticed.
 //!
-//! `serde_json` keeps the last of two equal keys silently; users who wrote both want to hear of it. The document is read
+//! `serde_json` keeps the last of two equal keys silently; users who wrote both want to hear of it. A document is read
 //! once, into a `Value`, and every field that was there before is reported with its path.
 
 use std::{cell::RefCell, fmt};
 
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{
+    Deserialize,
+    de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor},
+};
 use serde_json::{Map, Number, Value};
 
 /// How many lists and objects may lie inside each other.
@@ -33,11 +36,38 @@ pub fn decode_json(bytes: &[u8]) -> Result<(Value, Vec<String>), DecodeError> {
     Ok(decoded)
 }
 
-/// The same from any format that `serde` reads, such as YAML, where its reader lets equal keys through.
-pub fn decode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(Value, Vec<String>), D::Error> {
+/// Reads all documents of a YAML text, as [`decode_json`] does; empty ones are left out. `010` is octal, as for upstream.
+pub fn decode_yaml(text: &str) -> Result<Vec<(Value, Vec<String>)>, DecodeError> {
+    let options = serde_saphyr::options! {
+        legacy_octal_numbers: true,
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::PassThrough,
+    };
+    let documents: Vec<Document> = serde_saphyr::from_multiple_with_options(text, options).map_err(|e| {
+        let at = |of: fn(&serde_saphyr::Location) -> u64| e.location().map_or(0, |l| of(&l));
+        DecodeError {
+            line: usize::try_from(at(serde_saphyr::Location::line)).unwrap_or(usize::MAX),
+            column: usize::try_from(at(serde_saphyr::Location::column)).unwrap_or(usize::MAX),
+            message: e.without_snippet().to_string(),
+        }
+    })?;
+    Ok(documents.into_iter().map(|d| (d.value, d.duplicates)).collect())
+}
+
+fn decode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(Value, Vec<String>), D::Error> {
     let duplicates = RefCell::new(Vec::new());
     let value = Seed { at: &At::Root, depth: 0, duplicates: &duplicates }.deserialize(deserializer)?;
     Ok((value, duplicates.into_inner()))
+}
+
+struct Document {
+    value: Value,
+    duplicates: Vec<String>,
+}
+
+impl<'de> Deserialize<'de> for Document {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        decode(deserializer).map(|(value, duplicates)| Self { value, duplicates })
+    }
 }
 
 fn located(error: &serde_json::Error) -> DecodeError {

@@ -72,13 +72,14 @@ fn attempt(
     let empty = Value::Object(Map::new());
     let before = live.unwrap_or(&empty);
     let mut managed = entries_of(ty, live, writer);
-    let set = ignored(writer.subresource, ty, structure::paths(nature, applied));
+    let all = structure::paths(nature, applied);
+    let set = ignored(writer.subresource, ty, all.clone());
 
     let own = managed.iter().position(|e| e.is_of(writer, Operation::Apply)).map(|i| managed.remove(i));
     let merged = structure::merged(nature, before, applied);
     let last = own.as_ref().map(Entry::fields);
     let mut object = match &last {
-        Some(last) => pruned(nature, &merged, last, &set, &managed),
+        Some(last) => pruned(nature, &merged, last, &all, &managed),
         None => merged,
     };
     structure::drop_nulls(&mut object);
@@ -95,9 +96,8 @@ fn attempt(
         entry.give_up(&removed);
     }
     let same_owner = own.as_ref().is_some_and(|e| last.as_ref() == Some(&set) && e.api_version == writer.api_version);
-    let untouched = changed.is_empty() && removed.is_empty();
-    if let (true, true, Some(live)) = (untouched, same_owner, live) {
-        return Ok(live.clone());
+    if same_owner && live == Some(&object) {
+        return Ok(object);
     }
     managed.push(Entry::new(writer, Operation::Apply, &set));
     if writer.manager == KUBECTL {
