@@ -24,7 +24,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("netd", &["api", "client"]),
     ("nodeagent", &["api", "client", "image"]),
     ("cli", &["api", "apiserver", "client", "controllers", "image", "netd", "nodeagent", "scheduler", "store"]),
-    ("e2e", &["api", "cli", "client", "image"]),
+    ("e2e", &["api", "cli", "client", "image", "netd"]),
 ];
 
 /// Libraries that speak a foreign protocol, and the one crate that may use each.
