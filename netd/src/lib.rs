@@ -32,6 +32,7 @@ pub mod ruleset;
 pub mod service;
 pub mod socket;
 pub mod sysctl;
+pub mod underlay;
 
 use std::{
     collections::HashSet,
