@@ -10,6 +10,7 @@ pub mod backend;
 #[cfg(feature = "testing")]
 pub mod contract;
 pub mod embedded;
+pub mod etcd;
 pub mod kv;
 pub mod memory;
 pub mod mvcc;
@@ -17,6 +18,7 @@ mod replica;
 
 pub use backend::{Backend, Error, WatchStream};
 pub use embedded::{Embedded, Options};
+pub use etcd::{Etcd, EtcdTls};
 pub use kv::{
     Compare, CompareTarget, Entry, Event, LeaseId, Op, OpResult, Range, RangeReply, Revision, Status, Txn, TxnReply,
     WatchBatch, WatchFrom,
