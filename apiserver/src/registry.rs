@@ -104,6 +104,10 @@ pub trait Entry: Send + Sync + 'static {
     fn validate(&self, object: &dyn Stored) -> Errors;
     /// See [`Strategy::validate_update`].
     fn validate_update(&self, new: &dyn Stored, old: &dyn Stored) -> Errors;
+    /// See [`Strategy::allocates`].
+    fn allocates(&self) -> bool;
+    /// See [`Strategy::allocate`].
+    fn allocate(&self, new: &mut dyn Stored, old: Option<&dyn Stored>, others: &[&dyn Stored]) -> Errors;
     /// See [`Strategy::name_rule`].
     fn name_rule(&self) -> NameRule;
     /// See [`Strategy::columns`].
@@ -174,6 +178,15 @@ impl<S: Strategy> Entry for Typed<S> {
 
     fn validate_update(&self, new: &dyn Stored, old: &dyn Stored) -> Errors {
         self.strategy.validate_update(typed(new), typed(old))
+    }
+
+    fn allocates(&self) -> bool {
+        self.strategy.allocates()
+    }
+
+    fn allocate(&self, new: &mut dyn Stored, old: Option<&dyn Stored>, others: &[&dyn Stored]) -> Errors {
+        let others: Vec<_> = others.iter().map(|o| typed(*o)).collect();
+        self.strategy.allocate(typed_mut(new), old.map(typed), &others)
     }
 
     fn name_rule(&self) -> NameRule {

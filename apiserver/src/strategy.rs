@@ -5,6 +5,26 @@ use jiff::Timestamp;
 use k8s_openapi::{Metadata, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use serde::{Serialize, de::DeserializeOwned};
 
+pub mod cluster_role;
+pub mod cluster_role_binding;
+mod column;
+pub mod config_map;
+pub mod deployment;
+pub mod endpoint_slice;
+pub mod event;
+pub mod lease;
+pub mod namespace;
+pub mod node;
+pub mod pod;
+mod rbac;
+pub mod replica_set;
+pub mod role;
+pub mod role_binding;
+mod rules;
+pub mod secret;
+pub mod service;
+pub mod service_account;
+
 /// What every served type can do.
 pub trait Object:
     k8s_openapi::Resource
@@ -94,6 +114,18 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// What is wrong with the change: immutable fields. `validate` is called too.
     fn validate_update(&self, _new: &Self::Object, _old: &Self::Object) -> Errors {
+        Errors::new()
+    }
+
+    /// Whether [`Self::allocate`] hands anything out. Handlers make creates and updates of such a kind one after the other.
+    fn allocates(&self) -> bool {
+        false
+    }
+
+    /// Gives the object what no two of its kind may share (cluster addresses, node ports). Called after validation has
+    /// found nothing, with all other stored objects of the kind in `others`, the writer being alone until its write is
+    /// in the store. `old` is the object as stored, on updates.
+    fn allocate(&self, _new: &mut Self::Object, _old: Option<&Self::Object>, _others: &[&Self::Object]) -> Errors {
         Errors::new()
     }
 
