@@ -15,7 +15,7 @@ use ahash::{AHashMap, AHashSet};
 use futures::StreamExt;
 use kube::{
     Api, Client, Resource, ResourceExt,
-    core::{Selector, SelectorExt},
+    core::{ObjectMeta, Selector, SelectorExt},
     runtime::{WatchStreamExt, utils::Backoff, watcher},
 };
 use parking_lot::{Mutex, RwLock};
@@ -45,6 +45,11 @@ impl Key {
     /// The key of an object.
     pub fn of<K: Resource>(object: &K) -> Self {
         Self { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+    }
+
+    /// The key in this metadata.
+    pub fn of_meta(meta: &ObjectMeta) -> Self {
+        Self { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
     }
 
     /// A key from its two parts.
@@ -110,6 +115,16 @@ impl<K: Object> Reader<K> {
     /// The object of that key.
     pub fn get(&self, key: &Key) -> Option<Arc<K>> {
         self.shared.state.read().objects.get(key).cloned()
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.shared.state.read().objects.len()
+    }
+
+    /// There is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// All objects, in key order.
@@ -297,9 +312,9 @@ async fn write<K: Object>(
     }
 }
 
-/// Doubling waits; the first success starts anew.
-#[derive(Default)]
-struct Retry {
+/// Doubling waits for a broken watch; the first success starts anew.
+#[derive(Debug, Default)]
+pub struct Retry {
     failures: u32,
 }
 

@@ -59,7 +59,7 @@ pub struct Controller<R: Reconcile> {
     name: &'static str,
     reconcile: Arc<R>,
     caches: Caches,
-    objects: Reader<R::Object>,
+    objects: Option<Reader<R::Object>>,
     synced: Vec<BoxFuture<'static, ()>>,
     keys: Vec<BoxStream<'static, Vec<Key>>>,
     workers: usize,
@@ -70,18 +70,24 @@ pub struct Controller<R: Reconcile> {
 impl<R: Reconcile> Controller<R> {
     /// A controller that looks at each object of its kind when it changes. `name` is for logs.
     pub fn new(name: &'static str, caches: &Caches, reconcile: R) -> Self {
-        let controller = Self {
+        let controller = Self { objects: Some(caches.reader()), ..Self::of_keys(name, caches, reconcile) };
+        controller.watches::<R::Object>(|object| vec![Key::of(object)])
+    }
+
+    /// A controller whose keys are not the objects of one kind: only what is added to it ([`Controller::also`]) makes it
+    /// look.
+    pub fn of_keys(name: &'static str, caches: &Caches, reconcile: R) -> Self {
+        Self {
             name,
             reconcile: Arc::new(reconcile),
             caches: caches.clone(),
-            objects: caches.reader(),
+            objects: None,
             synced: Vec::new(),
             keys: Vec::new(),
             workers: WORKERS,
             resync: RESYNC,
             settle: Duration::ZERO,
-        };
-        controller.watches::<R::Object>(|object| vec![Key::of(object)])
+        }
     }
 
     /// Looks at an object also when one that it controls changes.
@@ -98,8 +104,19 @@ impl<R: Reconcile> Controller<R> {
 
     /// Looks at what `keys` says when an object of kind `C` changes: it is asked about the object as it was and as it is.
     #[must_use]
-    pub fn watches<C: Object>(mut self, keys: impl Fn(&C) -> Vec<Key> + Send + Sync + 'static) -> Self {
+    pub fn watches<C: Object>(self, keys: impl Fn(&C) -> Vec<Key> + Send + Sync + 'static) -> Self {
         let reader = self.caches.reader::<C>();
+        self.watches_in(&reader, keys)
+    }
+
+    /// As [`Controller::watches`], of the objects in this cache alone.
+    #[must_use]
+    pub fn watches_in<C: Object>(
+        mut self,
+        reader: &Reader<C>,
+        keys: impl Fn(&C) -> Vec<Key> + Send + Sync + 'static,
+    ) -> Self {
+        let reader = reader.clone();
         let mut changes = reader.subscribe();
         self.synced.push(async move { reader.synced().await }.boxed());
         let changes = stream::poll_fn(move |cx| changes.poll_recv(cx)).map(move |change| match &change {
@@ -173,7 +190,7 @@ impl<R: Reconcile> Controller<R> {
                 }
                 _ = resync.tick() => {
                     let now = Instant::now();
-                    let keys: BTreeSet<_> = self.objects.list().iter().map(|o| Key::of(o.as_ref())).collect();
+                    let keys: BTreeSet<_> = self.objects.iter().flat_map(Reader::list).map(|o| Key::of(o.as_ref())).collect();
                     keys.into_iter().for_each(|key| queue.add(key, now));
                 }
                 () = sleep_until(due) => {}
