@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod allocate;
+pub mod policy;
 pub mod registry;
 pub mod strategies;
 pub mod strategy;
