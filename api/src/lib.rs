@@ -16,6 +16,7 @@ pub mod int_or_string;
 pub mod kinds;
 pub mod managed;
 pub mod names;
+pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod schema;

@@ -71,6 +71,18 @@ pub fn bad_request(message: impl Into<String>) -> Status {
     failure(400, "BadRequest", message)
 }
 
+/// 400: the body cannot become an object of the kind; `why` is what the decoder says, such as one of
+/// [`crate::schema::Findings::wrong`].
+pub fn undecodable(kind: &Kind, why: &str) -> Status {
+    let Kind { kind, version, .. } = kind;
+    bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
+}
+
+/// 400 under `fieldValidation=Strict`: fields that are unknown or written twice, in the decoder's words.
+pub fn not_strict(kind: &Kind, fields: &[String]) -> Status {
+    undecodable(kind, &format!("strict decoding error: {}", fields.join(", ")))
+}
+
 /// 403: who asks may not do this.
 pub fn forbidden(kind: &Kind, name: &str, why: &str) -> Status {
     let subject = if name.is_empty() { kind.qualified() } else { format!("{} {name:?}", kind.qualified()) };
@@ -109,5 +121,21 @@ fn details(kind: &Kind, name: &str) -> StatusDetails {
         group: (!kind.group.is_empty()).then(|| kind.group.to_owned()),
         kind: Some(kind.plural.into()),
         ..StatusDetails::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strict_refusal_reads_as_upstreams() {
+        let kind = Kind::by_manifest("apps/v1", "Deployment").unwrap();
+        let fields = ["unknown field \"spec.foo\"".to_owned(), "duplicate field \"spec.replicas\"".to_owned()];
+        assert_eq!(
+            not_strict(kind, &fields).message.unwrap(),
+            "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: \
+             unknown field \"spec.foo\", duplicate field \"spec.replicas\""
+        );
     }
 }
