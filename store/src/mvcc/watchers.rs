@@ -60,6 +60,8 @@ struct Queue {
 enum End {
     Slow(usize),
     Closed,
+    /// The stream has said why.
+    Told,
 }
 
 impl Watchers {
@@ -108,11 +110,14 @@ impl Watchers {
             let before = queue.events;
             revisions.iter().for_each(|revised| feed.push(&mut queue, revised));
             queue.progress = newest;
+            let touched = queue.events > before;
             if queue.events > queue.room {
                 queue.pending = VecDeque::new();
+                queue.events = 0;
+                queue.tell = false;
                 queue.end = Some(End::Slow(limit));
             }
-            if queue.events > before {
+            if touched {
                 queue.wake();
             }
         }
@@ -190,21 +195,18 @@ impl Stream for Watch {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut queue = self.feed.queue.lock();
-        if matches!(queue.end, Some(End::Slow(_))) {
-            queue.events = 0;
+        // What it held is gone: it must not say that it has got anywhere.
+        if let Some(End::Slow(limit)) = queue.end {
+            queue.end = Some(End::Told);
+            return Poll::Ready(Some(Err(Error::Slow { limit })));
         }
         if let Some(batch) = self.batch(&mut queue) {
             return Poll::Ready(Some(Ok(batch)));
         }
         match queue.end {
-            Some(End::Slow(limit)) => {
-                queue.end = Some(End::Closed);
-                queue.told = Revision::MAX;
-                Poll::Ready(Some(Err(Error::Slow { limit })))
-            }
-            Some(End::Closed) if queue.told == Revision::MAX => Poll::Ready(None),
-            Some(End::Closed) => {
-                queue.told = Revision::MAX;
+            Some(End::Told) => Poll::Ready(None),
+            Some(End::Slow(_) | End::Closed) => {
+                queue.end = Some(End::Told);
                 let why = "it was closed".to_owned();
                 Poll::Ready(Some(Err(Error::Unavailable { operation: "watch", why })))
             }

@@ -74,7 +74,7 @@ struct Writing {
     index: u64,
     /// Bytes that the log held when it was begun.
     logged: u64,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 /// The store's clock: goes on from where the state left it.
@@ -368,7 +368,7 @@ impl Node {
             }
         });
         match thread {
-            Ok(thread) => self.writing = Some(Writing { index, logged: self.logged, thread }),
+            Ok(thread) => self.writing = Some(Writing { index, logged: self.logged, thread: Some(thread) }),
             Err(error) => tracing::warn!(%error, "no thread for a snapshot"),
         }
     }
@@ -399,16 +399,21 @@ impl Node {
     }
 
     fn close(mut self) {
-        if let Some(writing) = self.writing.take()
-            && writing.thread.join().is_err()
+        self.shared.watchers.lock().close();
+        if let Some(writing) = &mut self.writing
+            && let Some(thread) = writing.thread.take()
+            && thread.join().is_err()
         {
             tracing::error!("the thread that wrote a snapshot panicked");
         }
-        self.shared.watchers.lock().close();
         while let Ok(input) = self.inbox.try_recv() {
-            if let Input::Propose(proposal) = input {
-                let why = "it was closed".to_owned();
-                answer(proposal.reply, Err(Error::Unavailable { operation: "write", why }));
+            match input {
+                Input::Propose(proposal) => {
+                    let why = "it was closed".to_owned();
+                    answer(proposal.reply, Err(Error::Unavailable { operation: "write", why }));
+                }
+                Input::Snapshotted(result) => self.snapshotted(result),
+                Input::Close => {}
             }
         }
     }

@@ -52,7 +52,7 @@ pub(crate) fn recover(dir: &Path, options: &Options) -> Result<Recovered, Error>
     let mut log = Log::after((index, term), ConfState { voters, ..ConfState::default() });
     let mut logged = 0;
     let (mut records, mut last) = (0_u64, 0);
-    let wal = Wal::open(dir, options.segment_bytes, options.sync, |body| {
+    let mut wal = Wal::open(dir, options.segment_bytes, options.sync, |body| {
         let (hard, entries) = log::decode(body).map_err(|why| why.0)?;
         let newest = entries.last().map_or(0, |entry| entry.index);
         if newest > index {
@@ -70,6 +70,8 @@ pub(crate) fn recover(dir: &Path, options: &Options) -> Result<Recovered, Error>
     if log.hard().commit > log.last_index().map_err(|error| gone(&error.to_string()))? {
         return Err(gone("the log ends before what it says was committed"));
     }
+    // A snapshot may have been finished just before the end.
+    wal.trim(index)?;
     let raft = start(log, index).map_err(|error| gone(&format!("raft does not start from it: {error}")))?;
     Ok(Recovered { raft, wal, state, logged, snapshot_bytes, lock })
 }
