@@ -123,9 +123,6 @@ pub struct Server {
     /// A node that has not renewed its lease for so many seconds is taken for dead
     #[arg(long, default_value_t = 10, value_name = "SECONDS")]
     pub node_monitor_grace: u64,
-    /// Pods of a dead node are replaced after so many seconds, unless they say otherwise
-    #[arg(long, default_value_t = 5, value_name = "SECONDS")]
-    pub pod_eviction_timeout: u64,
     /// Serve on the listening socket that is standard input, too
     #[arg(long, hide = true)]
     pub listen_stdin: bool,

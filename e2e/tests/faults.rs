@@ -24,7 +24,7 @@ const STORIES: &[Story] = &[
 const MOVED: Duration = Duration::from_secs(90);
 
 fn main() -> ExitCode {
-    tell(Setting { nodes: 3, server_args: &["--node-monitor-grace", "6", "--pod-eviction-timeout", "2"] }, STORIES)
+    tell(Setting { nodes: 3, server_args: &["--node-monitor-grace", "6"] }, STORIES)
 }
 
 /// Processes of the test application below a node's first process: pid in the node's numbering, by start time.

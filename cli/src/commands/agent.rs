@@ -1,0 +1,170 @@
+//! `orlop agent`: runs the pods of this machine. One process with the node's network; the containers belong to a
+//! supervisor process that outlives it.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, bail};
+use client::{
+    Caches,
+    join::{self, Identity},
+};
+use netd::Netd;
+use nodeagent::{
+    config::{Capacity, Config, Serving},
+    runtime::builtin::{self, Builtin},
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{args::Agent, cluster, wiring::network::LateNetwork};
+
+/// Where this host says who resolves names for it.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Runs until SIGTERM or Ctrl-C. Containers go on.
+pub async fn run(args: Agent) -> Result<()> {
+    let node = node_name(&args)?;
+    let address = node_address(&args)?;
+    let identity = identity(&args, &node, address).await?;
+    let api = client::config::connect(&identity.credentials).context("connect to the API server")?;
+    let caches = Caches::new(api);
+    let shutdown = super::server::until_terminated()?;
+    let images = image::Store::open(image_dir(&args)).context("open the image store")?;
+    let runtime = Builtin::connect(builtin::Config {
+        dir: args.data_dir.join("runtime"),
+        exe: std::env::current_exe().context("find this program")?,
+        cgroup_root: args.cgroup_root.clone(),
+    })
+    .await
+    .context("start the supervisor")?;
+    let (started, netd) = watch::channel(None);
+    let network = LateNetwork::new(netd, cluster::DNS.into(), cluster::DOMAIN);
+    tokio::spawn(start_network(network_config(&args, &node, address)?, caches.clone(), started, shutdown.clone()));
+    let config = config(&args, node, address, &identity)?;
+    let images = nodeagent::images::store::Store::new(images, args.insecure_registries.clone());
+    nodeagent::run(config, caches, Arc::new(runtime), Arc::new(network), Arc::new(images), shutdown)
+        .await
+        .context("run the node")
+}
+
+/// Starts netd; tells when it has.
+async fn start_network(
+    config: netd::Config,
+    caches: Caches,
+    started: watch::Sender<Option<Arc<Netd>>>,
+    shutdown: CancellationToken,
+) {
+    match Netd::start(config, &caches, shutdown.clone()).await {
+        Ok(netd) => {
+            started.send_replace(Some(netd));
+            // whoever waits for the network learns of its end by the sender's
+            shutdown.cancelled().await;
+        }
+        Err(netd::Error::Shutdown(_)) => {}
+        Err(error) => tracing::error!("the node's network does not start: {:#}", anyhow::Error::from(error)),
+    }
+}
+
+fn node_name(args: &Agent) -> Result<String> {
+    let name = match &args.node_name {
+        Some(name) => name.clone(),
+        None => rustix::system::uname().nodename().to_string_lossy().to_lowercase(),
+    };
+    let wrong = api::names::dns_subdomain(&name);
+    match wrong.first() {
+        Some(why) => bail!("{name:?} cannot be a node's name: {why}; choose one with --node-name"),
+        None => Ok(name),
+    }
+}
+
+/// The address that a packet to the server would leave from.
+fn node_address(args: &Agent) -> Result<Ipv4Addr> {
+    let address = match args.node_ip {
+        Some(address) => address,
+        None => {
+            let server: http::Uri = args.server.parse().with_context(|| format!("read --server {}", args.server))?;
+            let host = server.host().with_context(|| format!("--server {} names no host", args.server))?;
+            let socket = UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
+            socket.connect((host, server.port_u16().unwrap_or(443))).with_context(|| format!("find the way to {host}"))?;
+            socket.local_addr().context("read the node's address")?.ip()
+        }
+    };
+    match address {
+        IpAddr::V4(address) => Ok(address),
+        IpAddr::V6(address) => bail!("the node's address {address} is not IPv4: name another with --node-ip"),
+    }
+}
+
+/// What the node holds from an earlier join, or joins now.
+async fn identity(args: &Agent, node: &str, address: Ipv4Addr) -> Result<Identity> {
+    let folder = args.data_dir.join("pki");
+    if let Some(mut identity) = join::load(&folder).context("read the node's credentials")? {
+        identity.credentials.server.clone_from(&args.server);
+        return Ok(identity);
+    }
+    let Some(token) = &args.token else {
+        bail!("this node has not joined yet: give --token, which `orlop server` writes to <data-dir>/token");
+    };
+    let identity = join::join(&args.server, token, node, &[address.into()])
+        .await
+        .with_context(|| format!("join the cluster at {}", args.server))?;
+    join::store(&folder, &identity).context("keep the node's credentials")?;
+    Ok(identity)
+}
+
+fn image_dir(args: &Agent) -> PathBuf {
+    args.image_dir.clone().unwrap_or_else(|| args.data_dir.join("images"))
+}
+
+fn network_config(args: &Agent, node: &str, address: Ipv4Addr) -> Result<netd::Config> {
+    let upstream = if args.upstream_dns.is_empty() {
+        netd::dns::system_resolvers(Path::new(RESOLV_CONF), cluster::DNS.into())
+    } else {
+        args.upstream_dns.iter().map(|text| resolver(text)).collect::<Result<_>>()?
+    };
+    Ok(netd::Config {
+        node: node.to_owned(),
+        data_dir: args.data_dir.join("network"),
+        address,
+        device: None,
+        cluster_cidr: cluster::pods(),
+        service_cidr: cluster::services(),
+        dns_address: cluster::DNS,
+        domain: cluster::DOMAIN.into(),
+        upstream,
+    })
+}
+
+fn resolver(text: &str) -> Result<SocketAddr> {
+    const PORT: u16 = 53;
+    let address = text.parse().or_else(|_| text.parse::<IpAddr>().map(|ip| (ip, PORT).into()));
+    address.with_context(|| format!("--upstream-dns {text:?} is not IP or IP:PORT"))
+}
+
+fn config(args: &Agent, node: String, address: Ipv4Addr, identity: &Identity) -> Result<Config> {
+    let labels = args.labels.iter().map(|label| {
+        let (key, value) = label.split_once('=').with_context(|| format!("--node-label {label:?} is not KEY=VALUE"))?;
+        Ok((key.to_owned(), value.to_owned()))
+    });
+    let labels = labels.collect::<Result<BTreeMap<_, _>>>()?;
+    let serving = Serving {
+        address: address.into(),
+        port: args.port,
+        certificate: identity.serving.certificate.clone(),
+        key: identity.serving.key.clone(),
+        client_ca: identity.credentials.ca.clone(),
+    };
+    Ok(Config {
+        addresses: vec![address.into()],
+        labels,
+        capacity: Capacity { pods: Some(args.max_pods), ..Capacity::default() },
+        serving: Some(serving),
+        cluster_domain: cluster::DOMAIN.into(),
+        ..Config::new(node, args.data_dir.clone())
+    })
+}

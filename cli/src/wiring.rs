@@ -1,0 +1,3 @@
+//! Where components that must not know each other are introduced.
+
+pub mod network;
