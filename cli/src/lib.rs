@@ -10,6 +10,7 @@
 //! A kind is never named in a verb's code: names, paths and columns come from [`api::kinds`] and from the server.
 
 pub mod args;
+pub mod cluster;
 pub mod commands;
 pub mod dispatch;
 pub mod manifest;
