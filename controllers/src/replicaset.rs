@@ -22,8 +22,8 @@ use kube::{
 };
 use tokio_util::sync::CancellationToken;
 
-mod rank;
-mod status;
+pub mod rank;
+pub mod status;
 
 use crate::pod;
 
@@ -50,8 +50,6 @@ pub struct Observed<'a> {
     pub pods: &'a [Arc<Pod>],
     /// Active Pods per node of all ReplicaSets that share this one's owner.
     pub neighbours: &'a rank::Neighbours,
-    /// The cache shows all that this controller wrote.
-    pub caught_up: bool,
     /// The time.
     pub now: Timestamp,
 }
@@ -94,11 +92,13 @@ pub fn plan(seen: &Observed<'_>) -> Plan {
     mine.retain(|p| pod::is_active(p));
     let spec = seen.set.spec.clone();
     let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
-    if seen.caught_up && seen.set.metadata.deletion_timestamp.is_none() {
+    if seen.set.metadata.deletion_timestamp.is_none() {
         plan.create = wanted.saturating_sub(mine.len()).min(BURST);
         let surplus = mine.len().saturating_sub(wanted).min(BURST);
         plan.delete = rank::cheapest(&mine, surplus, seen.neighbours);
     }
+    // The status tells the Deployment what it may count on: not on what is being deleted now.
+    mine.retain(|p| !plan.delete.contains(&Key::of(*p)));
     (plan.status, plan.again) = status::of(seen.set, &mine, terminating, seen.now);
     plan
 }
@@ -157,7 +157,9 @@ impl Reconcile for ReplicaSets {
             self.expectations.forget(key);
             return Ok(Next::AwaitChange);
         };
-        let missing = self.expectations.missing(key, &self.pods, std::time::Instant::now());
+        if let Some(missing) = self.expectations.missing(key, &self.pods, std::time::Instant::now()) {
+            return Ok(Next::After(missing));
+        }
         let selector = selector_of(&set)?;
         let pods = self.pods_of(&set, &selector);
         let plan = plan(&Observed {
@@ -165,7 +167,6 @@ impl Reconcile for ReplicaSets {
             selector: &selector,
             pods: &pods,
             neighbours: &self.neighbours(&set),
-            caught_up: missing.is_none(),
             now: Timestamp::now(),
         });
         let done = self.apply(&set, key, &plan).await;
@@ -174,7 +175,7 @@ impl Reconcile for ReplicaSets {
         self.write_status(&set, key, status).await?;
         match done {
             Err(error) if !error.is_namespace_terminating() => Err(error),
-            _ => Ok(missing.into_iter().chain(plan.again).min().map_or(Next::AwaitChange, Next::After)),
+            _ => Ok(plan.again.map_or(Next::AwaitChange, Next::After)),
         }
     }
 }
@@ -299,7 +300,7 @@ impl ReplicaSets {
 }
 
 /// The Pod that a ReplicaSet's template describes. Its name is the API server's choice.
-fn from_template(set: &ReplicaSet) -> Pod {
+pub fn from_template(set: &ReplicaSet) -> Pod {
     let template = set.spec.template.clone().unwrap_or_default();
     let meta = template.metadata.unwrap_or_default();
     Pod {

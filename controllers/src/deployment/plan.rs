@@ -136,8 +136,14 @@ impl<'a> Draft<'a> {
         self.new.iter().chain(&self.old).collect()
     }
 
-    fn total(&self) -> i32 {
-        self.all().iter().map(|s| replicas(s)).sum()
+    /// To how many replicas the new ReplicaSet may grow from `current`. While an old one has yet to delete Pods there is
+    /// no room that could be relied on.
+    fn grown(&self, current: i32) -> i32 {
+        if !self.old.iter().all(rollout::has_acted) {
+            return current;
+        }
+        let total = self.all().iter().map(|s| replicas(s)).sum();
+        rollout::grown(self.bounds, self.recreate, current, total)
     }
 
     /// The wanted number changed since a ReplicaSet was last scaled.
@@ -180,7 +186,7 @@ impl<'a> Draft<'a> {
     /// Makes sure that there is a ReplicaSet of the present template.
     fn ensure_new(&mut self) {
         if self.new.is_none() {
-            let size = rollout::grown(self.bounds, self.recreate, 0, self.total());
+            let size = self.grown(0);
             let mut set = fresh(self.seen.deployment, &self.spec, size);
             revision::annotate_scale(&mut set, self.bounds.wanted, self.bounds.most());
             let name = set.name_any();
@@ -197,11 +203,7 @@ impl<'a> Draft<'a> {
     fn roll(&mut self) {
         self.ensure_new();
         let current = self.new.as_ref().map_or(0, replicas);
-        let size = if current > self.bounds.wanted {
-            self.bounds.wanted
-        } else {
-            rollout::grown(self.bounds, false, current, self.total())
-        };
+        let size = if current > self.bounds.wanted { self.bounds.wanted } else { self.grown(current) };
         if size != current {
             self.scale(|d| d.new.as_mut(), size);
             return;

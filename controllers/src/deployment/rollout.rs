@@ -1,6 +1,9 @@
 //! The arithmetic of a rollout: how many Pods there may be, and how few.
 //!
-//! Follows upstream's `pkg/controller/deployment/{rolling,sync}.go` and `util/deployment_util.go`. All numbers are replicas.
+//! Follows upstream's `pkg/controller/deployment/{rolling,sync}.go` and `util/deployment_util.go`, but is stricter where
+//! upstream trusts a status that is older than the size: nothing more is moved while a ReplicaSet has not acted on its new
+//! size yet. So the bounds hold for the Pods themselves, whatever the order in which controllers act. All numbers are
+//! replicas.
 
 use k8s_openapi::{
     api::apps::v1::{Deployment, ReplicaSet},
@@ -76,6 +79,11 @@ pub fn existing(set: &ReplicaSet) -> i32 {
     set.status.as_ref().map_or(0, |s| s.replicas)
 }
 
+/// It has acted on its present size: its status is not of an older one. One that is yet to be created has nothing to do.
+pub fn has_acted(set: &ReplicaSet) -> bool {
+    set.metadata.uid.is_none() || set.status.as_ref().and_then(|s| s.observed_generation) >= set.metadata.generation
+}
+
 /// To how many replicas the new ReplicaSet, which has `current` of `total` over all, may grow.
 pub fn grown(bounds: Bounds, recreate: bool, current: i32, total: i32) -> i32 {
     if recreate {
@@ -86,14 +94,16 @@ pub fn grown(bounds: Bounds, recreate: bool, current: i32, total: i32) -> i32 {
 }
 
 /// How the old ReplicaSets (oldest first) shrink beside the new one: their new sizes. Replicas that are not available go
-/// first, wherever they are, for they serve nobody; then as many as the minimum allows.
+/// first, wherever they are, for they serve nobody; then as many as the minimum allows. Nothing shrinks while a ReplicaSet
+/// has not acted on its size: what it is about to delete may be counted as available still.
 pub fn shrunk(bounds: Bounds, new: Option<&ReplicaSet>, old: &[&ReplicaSet]) -> Vec<i32> {
     let mut sizes: Vec<i32> = old.iter().map(|s| replicas(s)).collect();
     let old_total: i32 = sizes.iter().sum();
     let new_total = new.map_or(0, replicas);
     let new_unavailable = new_total - new.map_or(0, available);
     let most_removed = old_total + new_total - bounds.fewest() - new_unavailable;
-    if old_total == 0 || most_removed <= 0 {
+    let all_acted = old.iter().copied().chain(new).all(has_acted);
+    if old_total == 0 || most_removed <= 0 || !all_acted {
         return sizes;
     }
     let mut removed = 0;
@@ -102,7 +112,6 @@ pub fn shrunk(bounds: Bounds, new: Option<&ReplicaSet>, old: &[&ReplicaSet]) -> 
         *size -= sick;
         removed += sick;
     }
-    // What is available counts as the status has it, also of replicas that were just taken away above: those were not available.
     let all_available = old.iter().map(|s| available(s)).sum::<i32>() + new.map_or(0, available);
     let mut left = (all_available - bounds.fewest()).max(0);
     for size in &mut sizes {
