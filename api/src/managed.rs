@@ -121,17 +121,6 @@ fn conflict_message(conflicts: &[Conflict]) -> String {
 /// is how clients migrate them), except through a subresource; `[{}]` forgets them all. Costs one walk over the object
 /// when nothing changed.
 pub fn update(ty: &'static Type, live: Option<&Value>, new: &mut Value, writer: &Writer<'_>) {
-    let managed = match live {
-        None => Some(Vec::new()),
-        Some(_) if writer.subresource.is_empty() && entries::is_reset(new) => None,
-        Some(live) => {
-            let sent = if writer.subresource.is_empty() { entries::of(new) } else { Vec::new() };
-            let kept = if sent.is_empty() { entries::of(live) } else { sent };
-            // An object whose entries were forgotten is not tracked again before somebody applies.
-            (!kept.is_empty()).then_some(kept)
-        }
-    };
-    let Some(mut managed) = managed else { return entries::set(new, Vec::new()) };
     let empty;
     let before = match live {
         Some(live) => live,
@@ -143,6 +132,26 @@ pub fn update(ty: &'static Type, live: Option<&Value>, new: &mut Value, writer: 
     let difference = compare::compare(Nature::of(ty), Some(before), Some(new));
     let changed = ignored(writer.subresource, ty, difference.changed);
     let removed = strip(difference.removed);
+    let Some(live) = live else {
+        return entries::set(new, vec![Entry::new(writer, Operation::Update, &changed)]);
+    };
+
+    let main = writer.subresource.is_empty();
+    if main && entries::is_reset(new) {
+        return entries::set(new, Vec::new());
+    }
+    // Who reads, changes and writes sends back what it read: that says nothing new.
+    let pointer = "/metadata/managedFields";
+    let news = main && new.pointer(pointer) != live.pointer(pointer);
+    let sent = if news { entries::of(new) } else { Vec::new() };
+    if sent.is_empty() && changed.is_empty() && removed.is_empty() {
+        return entries::keep(live, new);
+    }
+    let mut managed = if sent.is_empty() { entries::of(live) } else { sent };
+    // An object whose entries were forgotten is not tracked again before somebody applies.
+    if managed.is_empty() {
+        return entries::set(new, managed);
+    }
     for entry in &mut managed {
         entry.give_up(&removed);
         if !entry.is_of(writer, Operation::Update) {

@@ -6,10 +6,12 @@
 
 pub mod check;
 mod facts;
+mod normalize;
 
 use crate::kinds::Kind;
 
 pub use check::{Findings, check};
+pub use normalize::normalize;
 
 /// The table of types.
 #[derive(Debug)]

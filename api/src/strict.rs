@@ -195,3 +195,20 @@ impl<'de> Visitor<'de> for Seed<'_> {
         Ok(Value::Object(fields))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_and_complaints_have_limits() {
+        let deep = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        assert!(decode_json(deep(DEPTH_MAX).as_bytes()).is_ok());
+        let error = decode_json(deep(DEPTH_MAX + 1).as_bytes()).unwrap_err();
+        assert_eq!((error.line, error.column), (1, DEPTH_MAX + 2));
+        assert!(decode_json(deep(1_000_000).as_bytes()).is_err());
+        assert!(decode_yaml(&deep(DEPTH_MAX + 1)).is_err());
+        let many = format!("{{{}}}", vec!["\"a\": 1"; DUPLICATES_MAX + 2].join(","));
+        assert_eq!(decode_json(many.as_bytes()).unwrap().1.len(), DUPLICATES_MAX);
+    }
+}

@@ -133,6 +133,15 @@ pub(super) fn is_reset(object: &Value) -> bool {
     }
 }
 
+/// Gives `new` the entries of `live`.
+pub(super) fn keep(live: &Value, new: &mut Value) {
+    let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    match live.pointer("/metadata/managedFields") {
+        Some(entries) => metadata.insert("managedFields".to_owned(), entries.clone()),
+        None => metadata.remove("managedFields"),
+    };
+}
+
 /// Replaces an object's entries, in upstream's order.
 pub(super) fn set(object: &mut Value, mut entries: Vec<Entry>) {
     entries.retain(|e| !e.is_void());
