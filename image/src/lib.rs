@@ -26,7 +26,7 @@ mod manifest;
 mod pull;
 pub mod reference;
 mod store;
-mod tree;
+pub mod tree;
 mod unpack;
 
 pub use digest::Digest;

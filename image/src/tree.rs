@@ -24,35 +24,40 @@ const LINKS_MAX: u32 = 40;
 const PATH_MAX: usize = 4096;
 
 /// An open folder that is the root of all paths given to it.
-pub(crate) struct Tree {
+pub struct Tree {
     root: OwnedFd,
     /// The folder opened last, as neighbours follow each other in archives.
     last: Option<(PathBuf, OwnedFd)>,
 }
 
 /// A place in a tree: an open folder and a name in it.
-pub(crate) struct Place<'a> {
-    pub(crate) folder: BorrowedFd<'a>,
-    pub(crate) name: OsString,
+pub struct Place<'a> {
+    /// The folder.
+    pub folder: BorrowedFd<'a>,
+    /// The name, without a slash.
+    pub name: OsString,
 }
 
 impl Tree {
     /// A tree whose root is this folder.
-    pub(crate) fn new(root: OwnedFd) -> Self {
+    pub fn new(root: OwnedFd) -> Self {
         Tree { root, last: None }
     }
 
     /// The root.
-    pub(crate) fn root(&self) -> BorrowedFd<'_> {
+    pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
     }
 
     /// Where an entry goes; folders on the way are made. `path` must be [`clean`].
-    pub(crate) fn place(&mut self, path: &Path) -> Result<Place<'_>, Errno> {
+    ///
+    /// # Errors
+    /// As [`Tree::ensure`]; `EINVAL` for the root itself.
+    pub fn place(&mut self, path: &Path) -> Result<Place<'_>, Errno> {
         let parent = path.parent().unwrap_or(Path::new("")).to_owned();
         let name = path.file_name().ok_or(Errno::INVAL)?.to_owned();
         if self.last.as_ref().is_none_or(|(last, _)| *last != parent) {
-            let folder = self.ensure(&parent, 0)?;
+            let folder = self.ensure(&parent)?;
             self.last = Some((parent, folder));
         }
         let folder = self.last.as_ref().map_or(self.root.as_fd(), |(_, folder)| folder.as_fd());
@@ -60,18 +65,28 @@ impl Tree {
     }
 
     /// Forgets open folders: called when one may have been replaced.
-    pub(crate) fn forget(&mut self) {
+    pub fn forget(&mut self) {
         self.last = None;
     }
 
     /// Opens a folder, inside the tree whatever links say.
-    pub(crate) fn folder(&self, path: &Path) -> Result<OwnedFd, Errno> {
+    ///
+    /// # Errors
+    /// As openat2(2).
+    pub fn folder(&self, path: &Path) -> Result<OwnedFd, Errno> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         resolve(self.root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)
     }
 
-    /// Opens a folder and makes it and its parents if missing, also behind links that dangle.
-    fn ensure(&self, path: &Path, links: u32) -> Result<OwnedFd, Errno> {
+    /// Opens a folder and makes it and its parents if missing, also behind links that dangle. `path` must be [`clean`].
+    ///
+    /// # Errors
+    /// `ENOTDIR` if something else is in the way, `ELOOP`, or as mkdirat(2).
+    pub fn ensure(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        self.ensure_behind(path, 0)
+    }
+
+    fn ensure_behind(&self, path: &Path, links: u32) -> Result<OwnedFd, Errno> {
         match self.folder(path) {
             Err(Errno::NOENT) => {}
             done => return done,
@@ -81,7 +96,7 @@ impl Tree {
         }
         let parent_path = path.parent().unwrap_or(Path::new(""));
         let name = path.file_name().ok_or(Errno::INVAL)?;
-        let parent = self.ensure(parent_path, links)?;
+        let parent = self.ensure_behind(parent_path, links)?;
         match fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
             Ok(()) => return self.folder(path),
             Err(Errno::EXIST) => {}
@@ -90,12 +105,15 @@ impl Tree {
         // Something is there which is no folder: follow a link by hand, one step, inside the tree.
         let target = fs::readlinkat(&parent, name, Vec::new())?;
         let target = Path::new(OsStr::from_bytes(target.as_bytes()));
-        self.ensure(&lexical(parent_path, target), links + 1)
+        self.ensure_behind(&lexical(parent_path, target), links + 1)
     }
 }
 
 /// Opens a path of a tree, resolved inside it.
-pub(crate) fn resolve(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+///
+/// # Errors
+/// As openat2(2).
+pub fn resolve(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     loop {
         // EAGAIN: the kernel could not rule out a race with a rename (openat2(2)); another try is what it asks for.
@@ -121,8 +139,11 @@ fn lexical(folder: &Path, target: &Path) -> PathBuf {
     path
 }
 
-/// The path of an entry without `/` before and `.` within; `..` and oversized names are refused with the reason.
-pub(crate) fn clean(path: &Path) -> Result<PathBuf, &'static str> {
+/// The path of an entry without `/` before and `.` within.
+///
+/// # Errors
+/// `..`, zero bytes and oversized names are refused, with the reason.
+pub fn clean(path: &Path) -> Result<PathBuf, &'static str> {
     let bytes = path.as_os_str().as_bytes();
     if bytes.len() > PATH_MAX {
         return Err("its name is longer than 4096 bytes");
@@ -141,8 +162,11 @@ pub(crate) fn clean(path: &Path) -> Result<PathBuf, &'static str> {
     Ok(cleaned)
 }
 
-/// Removes whatever has this name, with all below it.
-pub(crate) fn remove(folder: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
+/// Removes whatever has this name, with all below it. Nothing there is fine.
+///
+/// # Errors
+/// As unlinkat(2) and openat(2).
+pub fn remove(folder: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
     match fs::unlinkat(folder, name, AtFlags::empty()) {
         Err(Errno::ISDIR) => {}
         Err(Errno::NOENT) => return Ok(()),
@@ -182,7 +206,10 @@ pub(crate) fn remove(folder: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> 
 }
 
 /// What is there, without following a link.
-pub(crate) fn kind(folder: BorrowedFd<'_>, name: &OsStr) -> Result<Option<FileType>, Errno> {
+///
+/// # Errors
+/// As fstatat(2).
+pub fn kind(folder: BorrowedFd<'_>, name: &OsStr) -> Result<Option<FileType>, Errno> {
     match fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
         Err(Errno::NOENT) => Ok(None),

@@ -5,6 +5,7 @@
 //! * An exit is never lost: an exited container is listed with its exit until it is removed.
 //! * Verbs are idempotent.
 
+pub mod builtin;
 pub mod fake;
 
 use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};

@@ -251,7 +251,7 @@ mod tests {
         assert!(fake.list().await.unwrap()[0].exit.is_some());
         fake.remove_sandbox("s").await.unwrap();
         assert!(fake.list().await.unwrap().is_empty());
-        assert_eq!(fake.take_calls().len(), 6);
+        assert_eq!(fake.take_calls().len(), 7);
     }
 
     #[tokio::test]

@@ -1,0 +1,92 @@
+//! Sys: the few system calls that no crate offers in safe form.
+//!
+//! Everything here is called by the supervisor's only thread, or by a child that it has just made.
+#![allow(unsafe_code)]
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd, RawFd},
+};
+
+/// Propagation and attributes for [`set_mount_attributes`]; zero leaves as it is.
+#[derive(Clone, Copy, Default)]
+pub(super) struct MountAttributes {
+    /// `MOUNT_ATTR_*` that are set.
+    pub(super) set: u64,
+    /// `MS_PRIVATE`, `MS_SLAVE` or `MS_SHARED`.
+    pub(super) propagation: u64,
+    /// Also for all mounts below.
+    pub(super) recursive: bool,
+}
+
+/// Makes a child in new namespaces, given as `CLONE_NEW*`. Returns its pid, or 0 in the child.
+///
+/// # Errors
+/// As clone3(2).
+pub(super) fn clone(namespaces: i32) -> io::Result<i32> {
+    let mut arguments = libc::clone_args {
+        flags: namespaces as u64,
+        pidfd: 0,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: 0,
+    };
+    // SAFETY: without CLONE_VM this is fork(2): the child gets a copy of all memory. The process has one thread only, so
+    // no lock can be held by a thread that the child lacks, and ordinary code may run in it. The structure outlives the
+    // call and its size is right.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+    if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid as i32) }
+}
+
+/// Ends this process at once, without destructors: for children that share files with their parent.
+pub(super) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit(2) takes no memory and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Sets attributes and propagation of a mount that is open.
+///
+/// # Errors
+/// As mount_setattr(2).
+pub(super) fn set_mount_attributes(mount: BorrowedFd<'_>, attributes: MountAttributes) -> io::Result<()> {
+    let change =
+        libc::mount_attr { attr_set: attributes.set, attr_clr: 0, propagation: attributes.propagation, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if attributes.recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a constant string, the structure lives through the call and its size is right.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const change,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// All descriptors from this one on are closed when a program is executed.
+///
+/// # Errors
+/// As close_range(2).
+pub(super) fn close_on_exec_from(first: RawFd) -> io::Result<()> {
+    // SAFETY: marks descriptors only; none becomes invalid in this program.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Gives all signals back their default action and unblocks them, as a new program expects it.
+pub(super) fn reset_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL is no code of ours. SIGKILL, SIGSTOP and those of the C library refuse, which is right.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    nix::sys::signal::SigSet::all().thread_unblock().ok();
+}

@@ -1,0 +1,512 @@
+//! The built-in runtime against real containers. Needs root; each test has a mount namespace, a folder and a cgroup
+//! subtree of its own, and looks afterwards whether anything is left.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests")]
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use nodeagent::runtime::{
+    Container, ContainerState, Error, Exec, Exit, Mount, Resources, Runtime, Sandbox,
+    builtin::{Builtin, Config},
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// Longest wait for anything.
+const DEADLINE: Duration = Duration::from_secs(30);
+static SERIAL: AtomicU32 = AtomicU32::new(0);
+
+/// Default capabilities of containers (containerd's).
+const CAPABILITIES: [&str; 14] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
+];
+
+struct Node {
+    folder: tempfile::TempDir,
+    config: Config,
+    runtime: Builtin,
+    layer: PathBuf,
+}
+
+impl Node {
+    async fn new() -> Node {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("tests of the runtime need root");
+        rustix::mount::mount_change(
+            "/",
+            rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC,
+        )
+        .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let layer = folder.path().join("layer");
+        fs::create_dir_all(layer.join("bin")).unwrap();
+        fs::create_dir_all(layer.join("etc")).unwrap();
+        fs::write(layer.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:1000:1000::/home/web:/bin/sh\n").unwrap();
+        fs::copy("/usr/bin/busybox", layer.join("bin/busybox")).expect("busybox-static is installed");
+        for name in [
+            "sh", "cat", "echo", "sleep", "ls", "id", "hostname", "mknod", "mount", "stty", "seq", "dd", "touch",
+            "head", "pwd", "env", "tty", "readlink", "grep",
+        ] {
+            symlink("busybox", layer.join("bin").join(name)).unwrap();
+        }
+        symlink("/etc", layer.join("outside")).unwrap();
+        let example = std::env::current_exe().unwrap().parent().unwrap().join("../examples/supervisor");
+        let name = format!("/orlop-test-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed));
+        let config = Config { exe: example, ..Config::new(folder.path().join("state"), name) };
+        let runtime = Builtin::connect(config.clone()).await.unwrap();
+        runtime
+            .create_sandbox(&Sandbox { uid: "pod".into(), hostname: "web-0".into(), ..Sandbox::default() })
+            .await
+            .unwrap();
+        Node { folder, config, runtime, layer }
+    }
+
+    fn container(&self, id: &str, script: &str) -> Container {
+        Container {
+            id: id.into(),
+            sandbox: "pod".into(),
+            name: id.into(),
+            layers: vec![self.layer.clone()],
+            args: vec!["sh".into(), "-c".into(), script.into()],
+            cwd: "/".into(),
+            capabilities: CAPABILITIES.map(str::to_owned).into(),
+            masked: true,
+            log: self.log_path(id),
+            log_max_bytes: 10 << 20,
+            log_max_files: 5,
+            ..Container::default()
+        }
+    }
+
+    fn log_path(&self, id: &str) -> PathBuf {
+        self.folder.path().join("logs").join(id).join("0.log")
+    }
+
+    /// What it printed, without times and tags.
+    fn log(&self, id: &str) -> String {
+        let text = fs::read_to_string(self.log_path(id)).unwrap();
+        text.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap().to_owned() + "\n").collect()
+    }
+
+    async fn ended(&self, id: &str) -> Exit {
+        let deadline = Instant::now() + DEADLINE;
+        let mut exits = self.runtime.exits();
+        loop {
+            if let Some(exit) = self.state(id).await.and_then(|state| state.exit) {
+                return exit;
+            }
+            assert!(Instant::now() < deadline, "{id} does not end");
+            tokio::time::timeout(DEADLINE, exits.recv()).await.expect("an exit").unwrap();
+        }
+    }
+
+    async fn state(&self, id: &str) -> Option<ContainerState> {
+        self.runtime.list().await.unwrap().into_iter().find(|container| container.id == id)
+    }
+
+    /// Runs a script to its end and returns its exit and what it printed.
+    async fn run(&self, container: &Container) -> (Exit, String) {
+        self.runtime.start(container).await.unwrap();
+        (self.ended(&container.id).await, self.log(&container.id))
+    }
+
+    async fn exec(&self, id: &str, exec: Exec, input: &[u8]) -> (i32, String, String) {
+        let mut session = self.runtime.exec(id, &exec).await.unwrap();
+        if let Some(mut stdin) = session.stdin.take() {
+            stdin.write_all(input).await.unwrap();
+            if exec.tty {
+                // Closing would not end a terminal's input; it is kept until the output ends.
+                session.stdin = Some(stdin);
+            }
+        }
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        session.stdout.read_to_end(&mut out).await.unwrap();
+        if let Some(mut stderr) = session.stderr {
+            stderr.read_to_end(&mut err).await.unwrap();
+        }
+        let code = tokio::time::timeout(DEADLINE, session.exit).await.unwrap().unwrap().unwrap();
+        (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    }
+
+    async fn wait_for_log(&self, id: &str, text: &str) {
+        let deadline = Instant::now() + DEADLINE;
+        while !fs::read_to_string(self.log_path(id)).unwrap_or_default().contains(text) {
+            assert!(Instant::now() < deadline, "{text} is not printed");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn supervisor_pid(&self) -> i32 {
+        let socket = std::os::unix::net::UnixStream::connect(self.config.dir.join("supervisor.sock")).unwrap();
+        rustix::net::sockopt::socket_peercred(&socket).unwrap().pid.as_raw_nonzero().get()
+    }
+
+    /// Ends it, and looks what is left.
+    async fn finish(self) {
+        self.runtime.shutdown().await.unwrap();
+        let name = self.config.cgroup_root.trim_matches('/').to_owned();
+        for controller in ["cpu", "cpuacct", "memory", "pids"] {
+            assert!(!Path::new("/sys/fs/cgroup").join(controller).join(&name).exists(), "cgroup {controller} is left");
+        }
+        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let state = self.config.dir.display().to_string();
+        assert!(!mounts.contains(&state), "mounts are left: {mounts}");
+        for folder in ["containers", "sandboxes"] {
+            assert_eq!(fs::read_dir(self.config.dir.join(folder)).unwrap().count(), 0, "{folder} are left");
+        }
+    }
+}
+
+/// A test that fails must not leave its containers.
+impl Drop for Node {
+    fn drop(&mut self) {
+        let socket = self.config.dir.join("supervisor.sock");
+        if std::thread::panicking() && socket.exists() {
+            eprintln!(
+                "supervisor.log: {}",
+                fs::read_to_string(self.config.dir.join("supervisor.log")).unwrap_or_default()
+            );
+            nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(self.supervisor_pid()),
+                nix::sys::signal::Signal::SIGTERM,
+            )
+            .ok();
+        }
+    }
+}
+
+fn sh(script: &str) -> Exec {
+    Exec { args: vec!["sh".into(), "-c".into(), script.into()], ..Exec::default() }
+}
+
+#[tokio::test]
+async fn a_container_runs_prints_and_exits() {
+    let node = Node::new().await;
+    let mut exits = node.runtime.exits();
+    let (exit, log) =
+        node.run(&node.container("c", "echo out; echo err >&2; hostname; echo $HOME; pwd; exit 42")).await;
+    assert_eq!((exit.code, exit.signal, exit.oom_killed), (42, 0, false));
+    let mut lines: Vec<&str> = log.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["/", "/root", "err", "out", "web-0"]);
+    let raw = fs::read_to_string(node.log_path("c")).unwrap();
+    assert!(raw.contains(" stdout F out\n") && raw.contains(" stderr F err\n"), "{raw}");
+    assert_eq!(exits.recv().await.unwrap().id, "c");
+    let again = node.runtime.start(&node.container("c", "")).await.unwrap();
+    assert!(again.exit.is_some(), "starting is idempotent");
+    node.runtime.remove("c").await.unwrap();
+    node.runtime.remove("c").await.unwrap();
+    assert!(node.state("c").await.is_none());
+    node.runtime.remove_sandbox("pod").await.unwrap();
+    node.runtime.remove_sandbox("pod").await.unwrap();
+    assert!(node.runtime.sandboxes().await.unwrap().is_empty());
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn what_cannot_start_says_why_and_leaves_nothing() {
+    let node = Node::new().await;
+    fs::write(node.layer.join("bin/data"), "no program").unwrap();
+    fs::write(node.layer.join("bin/garbage"), "\u{1}\u{2}").unwrap();
+    fs::set_permissions(node.layer.join("bin/garbage"), fs::Permissions::from_mode(0o755)).unwrap();
+    let table: [(&[&str], &str); 5] = [
+        (&["nope"], "exec: \"nope\": executable file not found in $PATH"),
+        (&["/nope"], "exec: \"/nope\": stat /nope: no such file or directory"),
+        (&["data"], "exec: \"data\": permission denied"),
+        (&["/bin/garbage"], "exec /bin/garbage: exec format error"),
+        (&[], "no command specified"),
+    ];
+    for (args, why) in table {
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let error = node.runtime.start(&Container { args, ..node.container("c", "") }).await.unwrap_err();
+        assert!(matches!(&error, Error::Start { why: said, .. } if said == why), "{error}");
+        assert!(node.state("c").await.is_none());
+    }
+    let unknown = node.runtime.start(&Container { sandbox: "none".into(), ..node.container("c", "") }).await;
+    assert!(matches!(unknown, Err(Error::NotFound { what: "sandbox", .. })));
+    let evil = node.runtime.start(&Container { id: "../x".into(), ..node.container("c", "") }).await;
+    assert!(matches!(evil, Err(Error::Start { .. })));
+    let volume =
+        Mount { source: "/nowhere".into(), target: "/v".into(), readonly: false, propagation: Default::default() };
+    let missing = node.runtime.start(&Container { mounts: vec![volume], ..node.container("c", "") }).await.unwrap_err();
+    assert!(missing.to_string().contains("/nowhere does not exist"), "{missing}");
+    assert_eq!(fs::read_dir(node.config.dir.join("containers")).unwrap().count(), 0);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn limits_hold() {
+    let node = Node::new().await;
+    let resources = Resources { memory_limit: Some(16 << 20), ..Resources::default() };
+    let eat = Container { resources, ..node.container("oom", "exec dd if=/dev/zero of=/dev/null bs=64M count=1") };
+    let (exit, _) = node.run(&eat).await;
+    assert_eq!((exit.code, exit.oom_killed), (137, true));
+    let resources =
+        Resources { pids_limit: Some(5), cpu_limit_millis: Some(500), cpu_shares: Some(102), ..Resources::default() };
+    let script = "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.shares; for i in 1 2 3 4 5 6 7 8; do sleep 5 & done; echo never";
+    let (exit, log) = node.run(&Container { resources, ..node.container("pids", script) }).await;
+    assert_ne!(exit.code, 0);
+    assert!(log.starts_with("50000\n102\n") && !log.contains("never"), "{log}");
+    node.runtime.start(&node.container("use", "sleep 60 & sleep 60")).await.unwrap();
+    let usage = node.runtime.usage("use").await.unwrap();
+    assert!(usage.cpu_nanos > 0 && usage.memory_bytes > 0 && (1..=3).contains(&usage.pids), "{usage:?}");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn signals_reach_and_kill_ends_all() {
+    let node = Node::new().await;
+    node.runtime
+        .start(&node.container("polite", "trap 'exit 3' TERM; echo up; while :; do sleep 0.05; done"))
+        .await
+        .unwrap();
+    node.wait_for_log("polite", "up").await;
+    node.runtime.signal("polite", libc::SIGTERM).await.unwrap();
+    assert_eq!(node.ended("polite").await.code, 3);
+    node.runtime.signal("polite", libc::SIGTERM).await.unwrap();
+    node.runtime.start(&node.container("deaf", "trap '' TERM; sleep 1000 & sleep 1000")).await.unwrap();
+    node.runtime.signal("deaf", libc::SIGTERM).await.unwrap();
+    assert!(node.runtime.remove("deaf").await.is_err(), "it runs");
+    node.runtime.signal("deaf", libc::SIGKILL).await.unwrap();
+    let exit = node.ended("deaf").await;
+    assert_eq!((exit.code, exit.signal), (137, libc::SIGKILL));
+    assert!(matches!(node.runtime.signal("none", 9).await, Err(Error::NotFound { .. })));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn the_machine_is_out_of_reach() {
+    let node = Node::new().await;
+    let script = "\
+        echo 1 > /proc/sysrq-trigger && echo BAD sysrq
+        echo 1 > /proc/sys/kernel/panic && echo BAD sysctl
+        head -c1 /proc/kcore | grep -q . && echo BAD kcore
+        ls /sys/firmware | grep -q . && echo BAD firmware
+        touch /sys/x && echo BAD sys
+        touch /sys/fs/cgroup/memory/x && echo BAD cgroup
+        mount -t tmpfs x /tmp && echo BAD mount
+        mknod /sda b 254 0 && head -c1 /sda >/dev/null && echo BAD device
+        mknod /dev/sda b 254 0 && head -c1 /dev/sda >/dev/null && echo BAD device in dev
+        echo x > /dev/null || echo BAD null
+        head -c1 /dev/zero > /dev/shm/x || echo BAD shm
+        [ $$ = 1 ] || echo BAD pid
+        readlink /proc/1/root
+        ls /proc/self/fd | grep -c . ; cat /proc/self/cgroup | grep -v ':/$' | grep -E 'memory|pids'
+        grep -E 'CapEff|NoNewPrivs' /proc/self/status; echo done";
+    let container = Container { no_new_privileges: true, ..node.container("c", script) };
+    let (_, log) = node.run(&container).await;
+    assert!(!log.contains("BAD"), "{log}");
+    assert!(log.contains("CapEff:\t00000000a80425fb"), "{log}");
+    assert!(log.contains("NoNewPrivs:\t1") && log.contains("done"), "{log}");
+    let script = "id -u; id -G; grep CapEff /proc/self/status; echo $HOME; touch /x || echo refused";
+    let user = Container {
+        uid: 1000,
+        gid: 1000,
+        groups: vec![1000, 7],
+        readonly_root: true,
+        cwd: "/made/here".into(),
+        ..node.container("u", script)
+    };
+    let (_, log) = node.run(&user).await;
+    assert!(log.contains("1000\n1000 7\nCapEff:\t0000000000000000\n/home/web\n"), "{log}");
+    assert!(log.contains("refused"), "{log}");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn volumes_stay_inside_the_root() {
+    let node = Node::new().await;
+    let data = node.folder.path().join("data");
+    fs::create_dir_all(&data).unwrap();
+    fs::write(data.join("file"), "content\n").unwrap();
+    let mount = |source: PathBuf, target: &str, readonly| Mount {
+        source,
+        target: target.into(),
+        readonly,
+        propagation: Default::default(),
+    };
+    let mounts = vec![
+        mount(data.clone(), "/made/data", false),
+        mount(data.clone(), "/outside/ro", true),
+        mount(data.join("file"), "/made/deep/file", false),
+    ];
+    let script =
+        "cat /made/data/file /made/deep/file /etc/ro/file; touch /made/data/new; touch /etc/ro/x || echo refused";
+    let (_, log) = node.run(&Container { mounts, ..node.container("c", script) }).await;
+    assert!(log.starts_with("content\ncontent\ncontent\n") && log.contains("refused"), "{log}");
+    assert!(data.join("new").exists() && !data.join("x").exists());
+    assert!(!Path::new("/etc/ro").exists(), "the image's link to /etc means its own");
+    for (target, why) in [
+        ("/../../tmp/escape", "'..'"),
+        ("/proc/self/x", "/proc/self/x"),
+        ("/proc/sys", "inside /proc"),
+        ("/", "root itself"),
+        ("/bin/busybox/x", "ot a directory"),
+    ] {
+        let container = Container { mounts: vec![mount(data.clone(), target, false)], ..node.container("bad", "true") };
+        let error = node.runtime.start(&container).await.expect_err(target).to_string();
+        assert!(error.contains(why), "{target}: {error}");
+    }
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn containers_of_a_pod_share_names_and_memory_but_not_processes() {
+    let node = Node::new().await;
+    node.runtime.start(&node.container("a", "echo shared > /dev/shm/x; echo ready; sleep 1000")).await.unwrap();
+    node.wait_for_log("a", "ready").await;
+    let (_, log) = node.run(&node.container("b", "cat /dev/shm/x; hostname; ls -d /proc/[0-9]* | grep -c .")).await;
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines[..2], ["shared", "web-0"]);
+    assert!(lines[2].parse::<u32>().unwrap() <= 4, "{log}");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn exec_runs_beside_the_container() {
+    let node = Node::new().await;
+    node.runtime
+        .start(&Container { env: vec![("A".into(), "b".into())], ..node.container("c", "echo 1 > /mine; sleep 1000") })
+        .await
+        .unwrap();
+    let (code, out, err) = node.exec("c", sh("cat /mine; echo $A; hostname; echo oops >&2; exit 7"), b"").await;
+    assert_eq!((code, out.as_str(), err.as_str()), (7, "1\nb\nweb-0\n", "oops\n"));
+    let (code, out, _) = node.exec("c", Exec { stdin: true, ..sh("cat") }, b"through\n").await;
+    assert_eq!((code, out.as_str()), (0, "through\n"));
+    let missing = node.runtime.exec("c", &Exec { args: vec!["nope".into()], ..Exec::default() }).await.err().unwrap();
+    assert!(missing.to_string().contains("executable file not found in $PATH"), "{missing}");
+    let (code, out, _) = node.exec("c", Exec { tty: true, ..sh("tty; echo $((6*7)); exit 5") }, b"").await;
+    assert_eq!((code, out.as_str()), (5, "/dev/pts/0\r\n42\r\n"));
+    let session =
+        node.runtime.exec("c", &Exec { tty: true, stdin: true, ..sh("sleep 0.2; stty size; cat") }).await.unwrap();
+    session.resize.send((120, 40)).await.unwrap();
+    let mut stdout = session.stdout;
+    let mut seen = String::new();
+    while !seen.contains("40 120") {
+        let mut bytes = [0; 256];
+        let count = tokio::time::timeout(DEADLINE, stdout.read(&mut bytes)).await.unwrap().unwrap();
+        assert!(count > 0, "{seen}");
+        seen += std::str::from_utf8(&bytes[..count]).unwrap();
+    }
+    // Hanging up ends it.
+    drop((stdout, session.stdin, session.resize));
+    let code = tokio::time::timeout(DEADLINE, session.exit).await.unwrap().unwrap().unwrap();
+    assert_eq!(code, 128 + libc::SIGHUP);
+    node.runtime.signal("c", libc::SIGKILL).await.unwrap();
+    node.ended("c").await;
+    assert!(node.runtime.exec("c", &sh("true")).await.is_err());
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_terminal_of_its_own() {
+    let node = Node::new().await;
+    let (exit, log) = node.run(&Container { tty: true, ..node.container("c", "tty; echo x >&2; exit 4") }).await;
+    assert!(fs::read_to_string(node.log_path("c")).unwrap().contains("x\r\n"), "as terminals print");
+    assert_eq!((exit.code, log.as_str()), (4, "/dev/pts/0\nx\n"));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn logs_rotate_and_lose_nothing() {
+    let node = Node::new().await;
+    let container = Container { log_max_bytes: 100_000, log_max_files: 100, ..node.container("c", "seq 1 20000") };
+    node.runtime.start(&container).await.unwrap();
+    node.ended("c").await;
+    let folder = node.log_path("c").parent().unwrap().to_owned();
+    let rotated = fs::read_dir(&folder).unwrap().count();
+    assert!(rotated > 5, "{rotated}");
+    let mut numbers = Vec::new();
+    for at in (0..rotated).rev() {
+        let path = if at == 0 { folder.join("0.log") } else { folder.join(format!("0.log.{at}")) };
+        let text = fs::read_to_string(path).unwrap();
+        numbers.extend(text.lines().map(|line| line.rsplit(' ').next().unwrap().parse::<u32>().unwrap()));
+    }
+    assert_eq!(numbers, (1..=20000).collect::<Vec<_>>());
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn containers_outlive_the_agent() {
+    let node = Node::new().await;
+    node.runtime.start(&node.container("c", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.001; done")).await.unwrap();
+    let before = node.state("c").await.unwrap();
+    for _ in 0..5 {
+        let agent = Builtin::connect(node.config.clone()).await.unwrap();
+        assert_eq!(agent.list().await.unwrap(), std::slice::from_ref(&before));
+        // Another supervisor for the same folder steps back.
+        let done = std::process::Command::new(&node.config.exe)
+            .args(["supervisor", "--cgroup-root", &node.config.cgroup_root, "--dir"])
+            .arg(&node.config.dir)
+            .status();
+        assert!(done.unwrap().success());
+    }
+    node.runtime.signal("c", libc::SIGKILL).await.unwrap();
+    node.ended("c").await;
+    let lines: Vec<u32> = node.log("c").lines().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(lines, (1..=lines.len() as u32).collect::<Vec<_>>());
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn after_a_crash_of_the_supervisor_exits_are_known_and_work_goes_on() {
+    let node = Node::new().await;
+    node.runtime.start(&node.container("ended", "exit 6")).await.unwrap();
+    node.ended("ended").await;
+    let state = node.runtime.start(&node.container("c", "trap '' HUP PIPE; sleep 1000")).await.unwrap();
+    let mut exits = node.runtime.exits();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(node.supervisor_pid()), nix::sys::signal::Signal::SIGKILL)
+        .unwrap();
+    // The next call starts another one; the first may still meet the dying one.
+    let deadline = Instant::now() + DEADLINE;
+    while node.runtime.list().await.is_err() {
+        assert!(Instant::now() < deadline);
+    }
+    assert_eq!(node.ended("c").await.code, 137);
+    assert_eq!(node.ended("ended").await.code, 6);
+    assert!(!Path::new("/proc").join(state.pid.to_string()).join("root/bin").exists());
+    let told = tokio::time::timeout(DEADLINE, exits.recv()).await.unwrap().unwrap();
+    assert!(told.exit.is_some());
+    let (exit, _) = node.run(&node.container("next", "exit 9")).await;
+    assert_eq!(exit.code, 9);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_sandbox_goes_with_all_that_runs_in_it() {
+    let node = Node::new().await;
+    for id in ["a", "b", "c"] {
+        node.runtime.start(&node.container(id, "trap '' TERM; touch /made; sleep 1000")).await.unwrap();
+    }
+    node.runtime.remove_sandbox("pod").await.unwrap();
+    assert!(node.runtime.list().await.unwrap().is_empty());
+    let broken = Sandbox { uid: "net".into(), netns: Some("/nowhere".into()), ..Sandbox::default() };
+    assert!(node.runtime.create_sandbox(&broken).await.unwrap_err().to_string().contains("/nowhere"));
+    let sysctl =
+        Sandbox { uid: "s".into(), sysctls: [("kernel.panic".into(), "1".into())].into(), ..Sandbox::default() };
+    assert!(node.runtime.create_sandbox(&sysctl).await.is_err());
+    let sysctl =
+        Sandbox { uid: "s".into(), sysctls: [("kernel.shmmni".into(), "77".into())].into(), ..Sandbox::default() };
+    node.runtime.create_sandbox(&sysctl).await.unwrap();
+    let (_, log) =
+        node.run(&Container { sandbox: "s".into(), ..node.container("d", "cat /proc/sys/kernel/shmmni") }).await;
+    assert_eq!(log, "77\n");
+    node.finish().await;
+}
