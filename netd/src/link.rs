@@ -4,6 +4,7 @@ use std::{
     fs::File,
     net::Ipv4Addr,
     os::fd::{AsRawFd, RawFd},
+    path::Path,
 };
 
 use netlink_packet_route::{
@@ -123,23 +124,25 @@ fn tunnel_of(infos: &[LinkInfo]) -> Option<(u32, Option<Ipv4Addr>, u16)> {
     Some(tunnel)
 }
 
-/// A message that asks the kernel for no IPv6 address of its own making on this interface.
-fn without_link_local<T>(builder: LinkMessageBuilder<T>) -> LinkMessage
-where
-    LinkMessageBuilder<T>: Sized,
-{
-    let inet6 = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
-    builder.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![inet6])).build()
+/// A message that sets an existing interface up, without an IPv6 address of the kernel's own making. A kernel without IPv6 refuses
+/// to be asked for that, and so does every kernel while the interface is being created.
+fn set_up<T>(builder: LinkMessageBuilder<T>) -> RouteNetlinkMessage {
+    let mut builder = builder.up();
+    if Path::new("/proc/sys/net/ipv6").exists() {
+        let inet6 = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+        builder = builder.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![inet6]));
+    }
+    RouteNetlinkMessage::NewLink(builder.build())
 }
 
 /// Makes the bridge, or brings an existing one into this state. Returns its number.
 pub fn ensure_bridge(socket: &Socket, mac: Mac, mtu: u32) -> Result<u32, Error> {
     let create = LinkBridge::new(BRIDGE).mcast_snooping(false).address(mac.to_vec());
-    let create = RouteNetlinkMessage::NewLink(without_link_local(create));
-    let change = LinkUnspec::new_with_name(BRIDGE).address(mac.to_vec()).mtu(mtu).up().build();
+    let create = RouteNetlinkMessage::NewLink(create.build());
+    let change = set_up(LinkUnspec::new_with_name(BRIDGE).address(mac.to_vec()).mtu(mtu));
     socket.apply(vec![
         Request::new(format!("create bridge {BRIDGE}"), Mode::Create, create).tolerate(&[Errno::EEXIST]),
-        Request::new(format!("set up bridge {BRIDGE}"), Mode::Change, RouteNetlinkMessage::NewLink(change)),
+        Request::new(format!("set up bridge {BRIDGE}"), Mode::Change, change),
     ])?;
     index_of(socket, BRIDGE)
 }
@@ -153,12 +156,12 @@ pub fn ensure_vxlan(socket: &Socket, local: Ipv4Addr, underlay: u32, mac: Mac, m
         delete(socket, &link)?;
     }
     let create = LinkVxlan::new(VXLAN, VNI).local(local).dev(underlay).port(VXLAN_PORT).learning(false);
-    let create = without_link_local(create.address(mac.to_vec()).mtu(mtu));
-    let change = LinkUnspec::new_with_name(VXLAN).mtu(mtu).up().build();
+    let create = create.address(mac.to_vec()).mtu(mtu).build();
+    let change = set_up(LinkUnspec::new_with_name(VXLAN).mtu(mtu));
     socket.apply(vec![
         Request::new(format!("create tunnel {VXLAN}"), Mode::Create, RouteNetlinkMessage::NewLink(create))
             .tolerate(&[Errno::EEXIST]),
-        Request::new(format!("set up tunnel {VXLAN}"), Mode::Change, RouteNetlinkMessage::NewLink(change)),
+        Request::new(format!("set up tunnel {VXLAN}"), Mode::Change, change),
     ])?;
     index_of(socket, VXLAN)
 }
@@ -192,13 +195,12 @@ fn pair(name: &str, mac: Mac, netns: RawFd, bridge: u32, mtu: u32) -> Vec<Reques
         .name(name)
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
         .controller(bridge)
-        .mtu(mtu)
-        .up();
-    let pair = RouteNetlinkMessage::NewLink(without_link_local(pair));
-    let port = RouteNetlinkMessage::NewLink(LinkBridgePort::new(0).name(name).hairpin(true).build());
+        .mtu(mtu);
+    let pair = RouteNetlinkMessage::NewLink(pair.build());
+    let port = set_up(LinkBridgePort::new(0).name(name).hairpin(true));
     vec![
         Request::new(format!("create interface {name}"), Mode::Create, pair),
-        Request::new(format!("set hairpin mode of {name}"), Mode::Change, port),
+        Request::new(format!("set up interface {name}"), Mode::Change, port),
     ]
 }
 

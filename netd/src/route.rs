@@ -9,7 +9,7 @@ use netlink_packet_route::{
     neighbour::{
         NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourHeader, NeighbourMessage, NeighbourState,
     },
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope},
 };
 use nix::errno::Errno;
 use rtnetlink::{AddressMessageBuilder, RouteMessageBuilder};
@@ -93,7 +93,10 @@ pub fn add_onlink(device: u32, to: Ipv4Net, gateway: Ipv4Addr) -> Request {
 
 /// Takes [`add_onlink`] back.
 pub fn delete_onlink(device: u32, to: Ipv4Net, gateway: Ipv4Addr) -> Request {
-    let message = RouteNetlinkMessage::DelRoute(onlink(device, to, gateway));
+    let mut route = onlink(device, to, gateway);
+    // whoever made it, and however
+    (route.header.protocol, route.header.scope) = (RouteProtocol::Unspec, RouteScope::NoWhere);
+    let message = RouteNetlinkMessage::DelRoute(route);
     Request::new(format!("delete route to {to}"), Mode::Change, message).tolerate(&[Errno::ESRCH])
 }
 

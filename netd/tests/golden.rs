@@ -12,6 +12,7 @@
 //! change                    the steps since the last `rules` or `change`
 //! lookup  NAME TYPE
 //! ```
+#![allow(clippy::unwrap_used)]
 
 use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path, sync::Arc};
 
@@ -87,10 +88,10 @@ impl World {
     fn change(&mut self) -> String {
         let new = self.rules();
         let owners: std::collections::BTreeSet<&Owner> = self.last.parts.keys().chain(new.parts.keys()).collect();
-        let part = |ruleset: &Ruleset, owner: &Owner| ruleset.parts.get(owner).cloned();
-        let pairs: Vec<(Option<Arc<Part>>, Option<Arc<Part>>)> =
-            owners.iter().map(|owner| (part(&self.last, owner), part(&new, owner))).collect();
-        let steps = diff(pairs.iter().map(|(old, new)| (old.as_deref(), new.as_deref())));
+        fn part<'a>(ruleset: &'a Ruleset, owner: &Owner) -> Option<&'a Part> {
+            ruleset.parts.get(owner).map(|part| &**part)
+        }
+        let steps = diff(owners.iter().map(|owner| (part(&self.last, owner), part(&new, owner))));
         self.last = new;
         steps.iter().map(|step| format!("{step}\n")).collect()
     }

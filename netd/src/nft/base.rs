@@ -3,10 +3,9 @@
 //! ```text
 //! prerouting, output (nat)   jump dispatch
 //! dispatch                   ip daddr . meta l4proto . th dport vmap @services
-//!                            fib daddr type local jump local
+//!                            ip daddr != 127.0.0.0/8 fib daddr type local jump local
 //! local                      ... vmap @node-ports; dnat to ... map @host-address-ports; dnat to ... map @host-ports
-//! postrouting (nat)          oif "lo" return
-//!                            redirected: a pod of ours to itself                        masquerade
+//! postrouting (nat)          redirected: a pod of ours to itself                        masquerade
 //!                            redirected: from outside the cluster, to no pod of ours    masquerade
 //!                            from a pod of ours, to outside the cluster                 masquerade
 //! forward, sent (filter)     new connections to a service address that dispatch did not redirect: refuse
@@ -108,6 +107,7 @@ pub fn write(batch: &mut Batch, nets: Nets) {
 }
 
 fn destinations(batch: &mut Batch) {
+    let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
     for from in ["prerouting", "output"] {
         rule(batch, from, |r| {
             r.jump(DISPATCH);
@@ -118,7 +118,8 @@ fn destinations(batch: &mut Batch) {
         r.dispatch(SERVICES);
     });
     rule(batch, DISPATCH, |r| {
-        r.for_this_node().jump(LOCAL);
+        // what comes from 127.0.0.1 may not leave through another interface: better refused than lost
+        r.within(Field::Destination, loopback, false).for_this_node().jump(LOCAL);
     });
     rule(batch, LOCAL, |r| {
         r.load_protocol(Register(0)).load(Field::Port, Register(1)).dispatch(NODE_PORTS);

@@ -14,8 +14,6 @@ const VERDICT: u16 = 2; // NFTA_DATA_VERDICT
 const VERDICT_REGISTER: u32 = 0; // NFT_REG_VERDICT
 const FIRST_REGISTER: u32 = 8; // NFT_REG32_00
 
-/// The rest of a rule is left out, the next one tried: `NFT_RETURN` and its like are negative numbers.
-const RETURN: i32 = -5;
 const JUMP: i32 = -3;
 const GOTO: i32 = -4;
 
@@ -160,7 +158,7 @@ impl<'a, 'b> Rule<'a, 'b> {
         self.instruction("lookup", |m| {
             m.text(1, map).number(2, Register(0).number()).number(3, to.number());
             if let Some(id) = id {
-                m.number(5, id);
+                m.number(4, id);
             }
         })
     }
@@ -239,11 +237,6 @@ impl<'a, 'b> Rule<'a, 'b> {
     /// Goes on in another chain and comes back.
     pub fn jump(&mut self, chain: &str) -> &mut Self {
         self.verdict(JUMP, Some(chain))
-    }
-
-    /// Goes back to the calling chain.
-    pub fn leave(&mut self) -> &mut Self {
-        self.verdict(RETURN, None)
     }
 
     fn verdict(&mut self, code: i32, chain: Option<&str>) -> &mut Self {
