@@ -41,67 +41,66 @@ impl Writer {
     }
 }
 
-/// Takes values off the front of a buffer.
+/// Takes values off a buffer, from its front.
 pub(crate) struct Reader {
-    rest: Bytes,
+    buffer: Bytes,
+    at: usize,
 }
 
 impl Reader {
-    pub(crate) fn new(bytes: Bytes) -> Self {
-        Self { rest: bytes }
+    pub(crate) fn new(buffer: Bytes) -> Self {
+        Self { buffer, at: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.rest.is_empty()
+        self.at == self.buffer.len()
     }
 
     pub(crate) fn byte(&mut self) -> Result<u8, Malformed> {
-        let byte = *self.rest.first().ok_or(Malformed("it ends early"))?;
-        self.rest = self.rest.slice(1..);
+        let byte = *self.buffer.get(self.at).ok_or(Malformed("it ends early"))?;
+        self.at += 1;
         Ok(byte)
     }
 
     pub(crate) fn number(&mut self) -> Result<u64, Malformed> {
         let mut number = 0;
-        for (at, byte) in self.rest.iter().enumerate().take(10) {
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
             let bits = u64::from(byte & 0x7f);
-            if at == 9 && bits > 1 {
-                return Err(Malformed("a number is too large"));
+            if shift == 63 && bits > 1 {
+                break;
             }
-            number |= bits << (7 * at);
+            number |= bits << shift;
             if byte & 0x80 == 0 {
-                self.rest = self.rest.slice(at + 1..);
                 return Ok(number);
             }
         }
-        Err(Malformed("a number does not end"))
+        Err(Malformed("a number is too large"))
     }
 
     pub(crate) fn signed(&mut self) -> Result<i64, Malformed> {
         Ok(self.number()?.cast_signed())
     }
 
+    /// A number of things or bytes that follow. Each takes a byte at least, so none asks for more than there is.
     pub(crate) fn count(&mut self) -> Result<usize, Malformed> {
-        // Each thing counted takes a byte at least, so a count cannot ask for more memory than there is input.
-        let count = usize::try_from(self.number()?).map_err(|_| Malformed("a count is too large"))?;
-        if count > self.rest.len() {
-            return Err(Malformed("a count is too large"));
-        }
-        Ok(count)
+        let count = self.number()?;
+        let left = self.buffer.len() - self.at;
+        usize::try_from(count).ok().filter(|count| *count <= left).ok_or(Malformed("a count is beyond the end"))
     }
 
     /// A slice of the buffer, which it keeps alive.
     pub(crate) fn bytes(&mut self) -> Result<Bytes, Malformed> {
-        let length = usize::try_from(self.number()?).map_err(|_| Malformed("a length is too large"))?;
-        if length > self.rest.len() {
-            return Err(Malformed("a length is beyond the end"));
-        }
-        Ok(self.rest.split_to(length))
+        let length = self.count()?;
+        self.at += length;
+        Ok(self.buffer.slice(self.at - length..self.at))
     }
 
     /// Bytes of their own.
     pub(crate) fn copied(&mut self) -> Result<Bytes, Malformed> {
-        self.bytes().map(|bytes| Bytes::copy_from_slice(&bytes))
+        let length = self.count()?;
+        self.at += length;
+        Ok(Bytes::copy_from_slice(&self.buffer[self.at - length..self.at]))
     }
 }
 

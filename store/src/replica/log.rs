@@ -97,13 +97,26 @@ impl Log {
 
     /// Forgets entries up to and including `index`.
     pub(crate) fn forget(&mut self, index: u64) {
-        while self.entries.front().is_some_and(|entry| entry.index <= index) {
-            let entry = self.entries.pop_front().expect("invariant: front was there");
-            self.base = (entry.index, entry.term);
-        }
+        while self.take_first(index).is_some() {}
         if self.entries.is_empty() {
             self.entries.shrink_to(1024);
         }
+    }
+
+    /// Takes out the oldest entry if it is known to be committed.
+    pub(crate) fn take_committed(&mut self) -> Option<Entry> {
+        self.take_first(self.hard.commit)
+    }
+
+    /// Index and term of the last entry forgotten or taken out.
+    pub(crate) fn base(&self) -> (u64, u64) {
+        self.base
+    }
+
+    fn take_first(&mut self, up_to: u64) -> Option<Entry> {
+        let entry = self.entries.pop_front_if(|entry| entry.index <= up_to)?;
+        self.base = (entry.index, entry.term);
+        Some(entry)
     }
 
     /// Where an index is in `entries`.

@@ -125,6 +125,7 @@ impl Node {
         inbox: Receiver<Input>,
         outbox: Sender<Input>,
     ) -> Result<Self, Error> {
+        let applied = from.raft.store().base();
         let clock = Clock { base: from.state.now(), started: Instant::now() };
         let shared = Shared {
             state: RwLock::new(from.state),
@@ -142,7 +143,7 @@ impl Node {
             peers: Peers::default(),
             clock,
             waiting: VecDeque::new(),
-            applied: (0, 0),
+            applied,
             writing: None,
             logged: from.logged,
             snapshot_bytes: from.snapshot_bytes,

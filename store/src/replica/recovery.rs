@@ -4,7 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use raft::eraftpb::ConfState;
+use raft::eraftpb::{ConfState, Entry, EntryType};
 use raft::{Config, RawNode, Storage};
 
 use super::log::{self, Log};
@@ -12,7 +12,7 @@ use super::snapshot::{self, Snapshot};
 use super::wal::{Wal, disk};
 use crate::backend::Error;
 use crate::embedded::Options;
-use crate::mvcc::Mvcc;
+use crate::mvcc::{Mvcc, codec};
 
 /// The id of the one member.
 const MEMBER: u64 = 1;
@@ -32,7 +32,8 @@ pub(crate) struct Recovered {
     pub(crate) lock: File,
 }
 
-/// Opens a directory, which is made when it does not exist. Nothing of the log is applied yet: raft does that once it leads.
+/// Opens a directory, which is made when it does not exist. The end of the log, which is not known to be committed, is not
+/// applied: raft does that once it leads.
 pub(crate) fn recover(dir: &Path, options: &Options) -> Result<Recovered, Error> {
     if !dir.exists() {
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(disk("create", dir))?;
@@ -45,7 +46,7 @@ pub(crate) fn recover(dir: &Path, options: &Options) -> Result<Recovered, Error>
         }
     }
     let (snapshot, snapshot_bytes) = snapshot::read(dir)?;
-    let Snapshot { index, term, mut voters, state } = snapshot;
+    let Snapshot { index, term, mut voters, mut state } = snapshot;
     if voters.is_empty() {
         voters.push(MEMBER);
     }
@@ -60,6 +61,10 @@ pub(crate) fn recover(dir: &Path, options: &Options) -> Result<Recovered, Error>
         }
         log.set_hard(&hard);
         log.append(entries)?;
+        // What is committed is applied as it is read, so that a long log is never in memory as a whole.
+        while let Some(entry) = log.take_committed() {
+            apply(entry, &mut state)?;
+        }
         (records, last) = (records + 1, newest.max(last));
         Ok(newest)
     })?;
@@ -72,8 +77,23 @@ pub(crate) fn recover(dir: &Path, options: &Options) -> Result<Recovered, Error>
     }
     // A snapshot may have been finished just before the end.
     wal.trim(index)?;
-    let raft = start(log, index).map_err(|error| gone(&format!("raft does not start from it: {error}")))?;
+    let raft = start(log).map_err(|error| gone(&format!("raft does not start from it: {error}")))?;
     Ok(Recovered { raft, wal, state, logged, snapshot_bytes, lock })
+}
+
+fn apply(entry: Entry, state: &mut Mvcc) -> Result<(), &'static str> {
+    if entry.get_entry_type() != EntryType::EntryNormal {
+        return Err("an entry changes the members");
+    }
+    if entry.data.is_empty() {
+        return Ok(());
+    }
+    let command = codec::decode(&entry.data.into()).map_err(|why| why.0)?;
+    // What it did was answered long ago, were it only that it was refused.
+    if let Err(refusal) = state.apply(&command) {
+        tracing::trace!(%refusal, "a command of the log was refused, as it was then");
+    }
+    Ok(())
 }
 
 /// The directory's lock: two processes that append to one log would destroy it.
@@ -91,10 +111,10 @@ fn lock(dir: &Path) -> Result<File, Error> {
     }
 }
 
-fn start(log: Log, applied: u64) -> raft::Result<RawNode<Log>> {
+fn start(log: Log) -> raft::Result<RawNode<Log>> {
     let config = Config {
         id: MEMBER,
-        applied,
+        applied: log.base().0,
         pre_vote: true,
         check_quorum: true,
         max_size_per_msg: 1 << 20,
