@@ -3,6 +3,14 @@
 //! One contract, [`Backend`]: linearizable compare-and-set transactions over ordered keys, one global revision, ranges at
 //! a revision, watches that never skip, repeat or reorder, leases, compaction.
 //!
+//! Three backends keep it, held to it by one suite: [`Embedded`] (a raft log of one member on disk, state in memory), [`Etcd`]
+//! (a cluster elsewhere) and [`Memory`] (the model, for tests).
+//!
+//! # Invariants
+//! * What a store holds is a pure function of its commands: no clock, no randomness, no I/O below `mvcc`.
+//! * Nothing is answered before it is durable; nothing durable is dropped by guess.
+//! * Every buffer has a bound: of waiting writes, of each watcher, of history.
+//!
 //! # Absent
 //! Kinds, JSON, Kubernetes: keys and values are bytes. Nothing of ours is imported.
 
@@ -13,7 +21,7 @@ pub mod embedded;
 pub mod etcd;
 pub mod kv;
 pub mod memory;
-pub mod mvcc;
+mod mvcc;
 mod replica;
 
 pub use backend::{Backend, Error, WatchStream};

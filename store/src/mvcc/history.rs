@@ -142,3 +142,56 @@ impl Mvcc {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::{Op, Range, Txn};
+    use crate::mvcc::{Action, Command};
+
+    fn put(state: &mut Mvcc, now: Millis, key: &str, bytes: usize) {
+        let put = Op::Put { key: key.to_owned().into(), value: vec![0; bytes].into(), lease: 0 };
+        let action = Action::Txn(Txn { success: vec![put], ..Txn::default() });
+        state.apply(&Command { now, action }).unwrap();
+    }
+
+    fn filled(writes: u64, bytes: usize) -> Mvcc {
+        let mut state = Mvcc::default();
+        (0..writes).for_each(|i| put(&mut state, i * 1000, "key", bytes));
+        state
+    }
+
+    #[test]
+    fn each_bound_of_the_window_is_kept() {
+        let all = Window { revisions: usize::MAX, bytes: u64::MAX, age: Duration::MAX, floor: 0 };
+        let state = filled(1000, 100);
+        assert_eq!(state.due_compaction(&all), None);
+        assert_eq!(state.due_compaction(&Window { revisions: 400, ..all }), Some(600));
+        assert_eq!(state.due_compaction(&Window { revisions: 990, ..all }), None, "ten are not worth a command");
+        let aged = Window { revisions: 10_000, age: Duration::from_secs(99), ..all };
+        assert_eq!(state.due_compaction(&Window { floor: 100, ..aged }), Some(900));
+        assert_eq!(state.due_compaction(&Window { floor: 300, ..aged }), Some(700), "the floor stays");
+        let heavy = state.due_compaction(&Window { bytes: 10_300, floor: 900, ..all }).unwrap();
+        assert!((900..920).contains(&heavy), "100 versions of 103 bytes, less some: {heavy}");
+    }
+
+    #[test]
+    fn compaction_frees_what_it_forgets() {
+        let mut state = filled(1000, 100);
+        state.apply(&Command { now: 0, action: Action::Compact(990) }).unwrap();
+        assert_eq!((state.log.len(), state.past.len(), state.past_bytes), (10, 10, 1030));
+        state.apply(&Command { now: 0, action: Action::Compact(1000) }).unwrap();
+        assert_eq!((state.log.len(), state.past.len(), state.past_bytes), (0, 0, 0));
+        assert_eq!(state.bytes(), 103);
+    }
+
+    #[test]
+    fn a_clone_does_not_move() {
+        let mut state = filled(10, 1);
+        let snapshot = state.clone();
+        put(&mut state, 0, "other", 1);
+        let all = Range { end: Bytes::from_static(&[0]), ..Range::default() };
+        assert_eq!(snapshot.range(&all).unwrap().count, 1);
+        assert_eq!(state.range(&all).unwrap().count, 2);
+    }
+}

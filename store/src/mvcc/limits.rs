@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::Span;
 use crate::backend::{Error, MAX_KEY, MAX_LEASE_SECONDS, MAX_TXN_BYTES, MAX_TXN_OPS, MAX_VALUE};
-use crate::kv::{Op, Txn};
+use crate::kv::{CompareTarget, Op, Txn};
 
 /// Checks sizes, counts and that no branch writes a key twice (etcd refuses that too: which write would win is a matter of
 /// taste, and one revision could not hold both).
@@ -13,7 +13,11 @@ pub(crate) fn check(txn: &Txn) -> Result<(), Error> {
     if most > MAX_TXN_OPS {
         return Err(Error::TooLarge { what: "number of steps in a transaction", limit: MAX_TXN_OPS });
     }
-    let mut bytes = 0;
+    let compared = txn.compare.iter().map(|compare| match &compare.target {
+        CompareTarget::Value(value) => compare.key.len() + value.len(),
+        _ => compare.key.len(),
+    });
+    let mut bytes: usize = compared.sum();
     for op in txn.success.iter().chain(&txn.failure) {
         let (key, value) = match op {
             Op::Put { key, value, .. } => (key, value.len()),

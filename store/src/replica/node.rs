@@ -434,3 +434,66 @@ fn chain(error: &Error) -> String {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::{Op, Range, Txn};
+    use crate::replica::recovery::recover;
+    use std::sync::mpsc::channel;
+    use tokio::sync::Semaphore;
+
+    fn propose(inbox: &Sender<Input>, key: &'static str) -> oneshot::Receiver<Result<Outcome, Error>> {
+        let put = Op::Put { key: key.into(), value: "v".into(), lease: 0 };
+        let command = codec::encode(&Action::Txn(Txn { success: vec![put], ..Txn::default() }));
+        let (reply, outcome) = oneshot::channel();
+        let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        inbox.send(Input::Propose(Proposal { command, reply, room })).unwrap();
+        outcome
+    }
+
+    #[test]
+    fn after_a_failed_write_nothing_is_written_and_all_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (inbox, inputs) = channel();
+        let recovered = recover(dir.path(), &Options::default()).unwrap();
+        let options = Options::default();
+        let mut node = Node::new(recovered, dir.path().to_owned(), options, inputs, inbox.clone()).unwrap();
+        let turn = |node: &mut Node, key| {
+            let outcome = propose(&inbox, key);
+            let mut batch = Batch::new();
+            assert!(node.receive(&mut batch));
+            node.write(batch);
+            outcome.blocking_recv().unwrap()
+        };
+        turn(&mut node, "before").unwrap();
+        node.wal.fail_from_now_on();
+        let uncertain = turn(&mut node, "during");
+        assert!(matches!(uncertain, Err(Error::Uncertain { .. })), "{uncertain:?}");
+        let refused = turn(&mut node, "after");
+        assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
+        let shared = node.shared();
+        let all = Range { start: Bytes::new(), end: Bytes::from_static(&[0]), ..Range::default() };
+        assert_eq!(shared.state.read().range(&all).unwrap().count, 1, "what was written before is read");
+        drop(node);
+        assert!(recover(dir.path(), &Options::default()).unwrap().raft.store().base().0 > 0);
+    }
+
+    #[test]
+    fn everything_that_waits_is_one_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let (inbox, inputs) = channel();
+        let recovered = recover(dir.path(), &Options::default()).unwrap();
+        let mut node = Node::new(recovered, dir.path().to_owned(), Options::default(), inputs, inbox.clone()).unwrap();
+        let before = node.wal.records();
+        let outcomes: Vec<_> = ["a", "b", "c", "d"].into_iter().map(|key| propose(&inbox, key)).collect();
+        let mut batch = Batch::new();
+        assert!(node.receive(&mut batch));
+        node.write(batch);
+        for outcome in outcomes {
+            assert!(outcome.blocking_recv().unwrap().is_ok());
+        }
+        assert_eq!(node.wal.records() - before, 1);
+        assert_eq!(node.shared().state.read().revision(), 4);
+    }
+}

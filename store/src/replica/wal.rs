@@ -165,6 +165,27 @@ impl Wal {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
 
+    /// Every later append fails, as on a disk that is gone.
+    #[cfg(test)]
+    pub(crate) fn fail_from_now_on(&mut self) {
+        self.file = File::open(path(&self.dir, self.newest().number)).expect("the segment is there");
+    }
+
+    /// Whole records on disk.
+    #[cfg(test)]
+    pub(crate) fn records(&self) -> usize {
+        let mut records = 0;
+        for segment in &self.segments {
+            let bytes = std::fs::read(path(&self.dir, segment.number)).expect("the segment is there");
+            let count = |_: &[u8]| {
+                records += 1;
+                Ok(())
+            };
+            scan(&bytes, segment.number, None, count).expect("the segment is whole");
+        }
+        records
+    }
+
     fn newest(&self) -> &Segment {
         self.segments.last().expect("invariant: there is a segment")
     }
