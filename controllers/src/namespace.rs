@@ -211,3 +211,32 @@ impl Namespaces {
         answer.during::<Namespace>("update the status of", key).or_gone().map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_conditions_say_what_is_left_and_keep_their_time() {
+        let left = |kind: &str, count, finalizers: &[&str]| Left {
+            kind: kind.into(),
+            count,
+            finalizers: finalizers.iter().map(|f| (*f).to_owned()).collect(),
+        };
+        let early = Timestamp::UNIX_EPOCH;
+        let late = early + jiff::SignedDuration::from_secs(9);
+        let first = conditions(&[], &[left("pods", 2, &[]), left("configmaps", 1, &["a/b"])], &[], early);
+        let told: Vec<_> = first.iter().map(|c| format!("{}: {}", c.status, c.message.as_deref().unwrap())).collect();
+        assert_eq!(
+            told,
+            [
+                "False: All content successfully deleted, may be waiting on finalization",
+                "True: Some resources are remaining: configmaps has 1 resource instances, pods has 2 resource instances",
+                "True: Some content in the namespace has finalizers remaining: a/b in 1 resource instances",
+            ]
+        );
+        let second = conditions(&first, &[left("pods", 1, &[])], &[], late);
+        let times: Vec<_> = second.iter().map(|c| c.last_transition_time.as_ref().unwrap().0).collect();
+        assert_eq!(times, [early, early, late]);
+    }
+}

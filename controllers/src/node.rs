@@ -37,8 +37,8 @@ pub const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 /// The namespace of the Nodes' Leases.
 pub const LEASES: &str = "kube-node-lease";
 
-/// How soon a Node is looked at again while no Node is ready.
-const DISASTER: Duration = Duration::from_secs(2);
+/// How soon a Node that is silent is looked at again.
+const SILENT: Duration = Duration::from_secs(2);
 
 /// Requests in flight for the Pods of one Node.
 const PARALLEL: usize = 32;
@@ -199,18 +199,21 @@ impl Reconcile for Nodes {
         let now = Instant::now();
         let silent = now.saturating_duration_since(self.last_heard(&node, now));
         let stale = silent >= self.grace;
-        let evict = self.nodes.list().iter().any(|n| status(n, "Ready") == Some("True"));
+        let evict = self.nodes.list().iter().any(|n| self.is_well(n, now));
         let plan = plan(&node, stale, evict, Timestamp::now());
         self.apply(&node, key, plan).await?;
-        Ok(match status(&node, "Ready") {
-            Some("True") | None if !stale => Next::After(self.grace - silent),
-            _ if !evict => Next::After(DISASTER),
-            _ => Next::AwaitChange,
-        })
+        // While a Node is silent the others decide whether its Pods should leave: they are looked at again.
+        Ok(Next::After(if stale { SILENT } else { self.grace - silent }))
     }
 }
 
 impl Nodes {
+    /// The Node is ready, and not only because nobody has said otherwise yet.
+    fn is_well(&self, node: &Node, now: Instant) -> bool {
+        let heard = self.heard.lock().get(&node.name_any()).map(|h| h.at);
+        status(node, "Ready") == Some("True") && heard.is_none_or(|at| now.saturating_duration_since(at) < self.grace)
+    }
+
     /// When the Node was last heard of, by our clock: its Lease or its heartbeat changed.
     fn last_heard(&self, node: &Node, now: Instant) -> Instant {
         let name = node.name_any();
