@@ -7,7 +7,6 @@
 //! * `$deleteFromPrimitiveList/FIELD: [values]` removes scalars from a merged list.
 //! * `$setElementOrder/FIELD: [items]` orders the merged list; what the patch does not name keeps its place among them.
 //! * `$retainKeys: [fields]` removes every field that is not named: how a union such as a volume changes its member.
-
 //!
 //! # Where upstream differs
 //! Results are upstream's (compared with `kubectl patch --local`), but for three accidents there: directives inside what is
