@@ -1,99 +1,110 @@
-//! HTTP/1.0, both sides of it.
+//! HTTP/1.1: heads and bodies, as much as a test needs.
 
-use std::{
-    collections::BTreeMap,
-    io::{BufRead, BufReader, Error, Read, Result, Write},
-    net::{TcpListener, TcpStream},
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-    time::Duration,
-};
+use std::io::{self, BufRead, Read as _};
 
-use crate::resolve::resolve;
+/// Largest head, bytes.
+const HEAD_MAX: usize = 64 * 1024;
+/// Largest body, bytes.
+const BODY_MAX: usize = 16 << 20;
 
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Whether `/readyz` says yes.
-static READY: AtomicBool = AtomicBool::new(true);
-
-/// Answers until it is killed.
-pub fn serve() -> Result<()> {
-    let port: u16 = std::env::var("PORT").ok().and_then(|p| p.parse().ok()).unwrap_or(8080);
-    let listener = TcpListener::bind(("0.0.0.0", port))?;
-    println!("serving on port {port}");
-    for stream in listener.incoming().flatten() {
-        // a client that goes away is its own affair
-        thread::spawn(move || drop(answer(stream)));
-    }
-    Ok(())
+/// First line, headers and body of a request or response.
+pub(crate) struct Message {
+    pub(crate) start: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
-fn answer(stream: TcpStream) -> Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut reader = BufReader::new(stream.try_clone()?);
-    let mut head = Vec::new();
-    for line in reader.by_ref().lines() {
-        let line = line?;
-        if line.is_empty() {
-            break;
+impl Message {
+    /// The value of a header, whatever its case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// Reads one; none at the end of the stream. `to_end` says that a body without a length lasts as long as the stream.
+    pub(crate) fn read(stream: &mut impl BufRead, to_end: bool) -> io::Result<Option<Message>> {
+        let mut size = 0;
+        let mut line = |stream: &mut dyn BufRead| -> io::Result<Option<String>> {
+            let mut text = String::new();
+            let read = stream.take((HEAD_MAX - size) as u64).read_line(&mut text)?;
+            size += read;
+            if size >= HEAD_MAX {
+                return Err(invalid("head is too long"));
+            }
+            Ok((read > 0).then(|| text.trim_end().to_owned()))
+        };
+        let Some(start) = line(stream)? else { return Ok(None) };
+        let mut message = Message { start, headers: Vec::new(), body: Vec::new() };
+        loop {
+            let text = line(stream)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+            if text.is_empty() {
+                break;
+            }
+            let (name, value) = text.split_once(':').ok_or_else(|| invalid("header without a colon"))?;
+            message.headers.push((name.trim().to_owned(), value.trim().to_owned()));
         }
-        head.push(line);
+        message.read_body(stream, to_end)?;
+        Ok(Some(message))
     }
-    let path = head.first().and_then(|l| l.split(' ').nth(1)).unwrap_or("/").to_owned();
-    let (status, body) = page(&path, &head);
-    let mut stream = stream;
-    let length = body.len();
-    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
-}
 
-fn page(path: &str, head: &[String]) -> (&'static str, String) {
-    let (path, query) = path.split_once('?').unwrap_or((path, ""));
-    match path {
-        "/healthz" => ("200 OK", "ok\n".into()),
-        "/readyz" if READY.load(Ordering::Relaxed) => ("200 OK", "ok\n".into()),
-        "/readyz" => ("503 Service Unavailable", "not ready\n".into()),
-        "/ready" => {
-            READY.store(query != "on=false", Ordering::Relaxed);
-            ("200 OK", "noted\n".into())
+    fn read_body(&mut self, stream: &mut impl BufRead, to_end: bool) -> io::Result<()> {
+        if self.header("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
+            return self.read_chunks(stream);
         }
-        "/env" => ("200 OK", environment()),
-        "/headers" => ("200 OK", head.join("\n")),
-        "/backend" => match get(&std::env::var("BACKEND_URL").unwrap_or_default()) {
-            Ok(body) => ("200 OK", format!("{}the backend says: {body}", who(path))),
-            Err(error) => ("502 Bad Gateway", format!("the backend does not answer: {error}\n")),
-        },
-        _ => ("200 OK", who(path)),
+        let length = match self.header("content-length") {
+            Some(length) => length.parse().map_err(|_| invalid("content-length is no number"))?,
+            None if to_end => return stream.take(BODY_MAX as u64).read_to_end(&mut self.body).map(drop),
+            None => 0,
+        };
+        if length > BODY_MAX {
+            return Err(invalid("body is too long"));
+        }
+        self.body.resize(length, 0);
+        stream.read_exact(&mut self.body)
+    }
+
+    fn read_chunks(&mut self, stream: &mut impl BufRead) -> io::Result<()> {
+        loop {
+            let mut line = String::new();
+            stream.take(64).read_line(&mut line)?;
+            let size = line.split(';').next().unwrap_or_default().trim();
+            let size = usize::from_str_radix(size, 16).map_err(|_| invalid("chunk size is no number"))?;
+            let start = self.body.len();
+            if size > BODY_MAX - start {
+                return Err(invalid("body is too long"));
+            }
+            self.body.resize(start + size, 0);
+            stream.read_exact(&mut self.body[start..])?;
+            line.clear();
+            stream.take(64).read_line(&mut line)?;
+            if size == 0 {
+                return Ok(());
+            }
+        }
     }
 }
 
-/// Who answers: host name, version and path.
-fn who(path: &str) -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let version = std::env::var("VERSION").unwrap_or_else(|_| "0".into());
-    format!("{} version {version} path {path}\n", host.trim())
+fn invalid(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
-/// All variables, one a line.
-pub fn environment() -> String {
-    let all: BTreeMap<_, _> = std::env::vars().collect();
-    all.iter().map(|(key, value)| format!("{key}={value}\n")).collect()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The body that `http://HOST[:PORT]/PATH` answers a GET with.
-pub fn get(url: &str) -> Result<String> {
-    let rest = url.strip_prefix("http://").ok_or_else(|| Error::other(format!("not an http URL: {url:?}")))?;
-    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let (host, port) = authority.rsplit_once(':').unwrap_or((authority, "80"));
-    let port: u16 = port.parse().map_err(|_| Error::other(format!("not a port: {port:?}")))?;
-    let address = *resolve(host)?.first().ok_or_else(|| Error::other(format!("{host} has no address")))?;
-    let mut stream = TcpStream::connect_timeout(&(address, port).into(), PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET /{path} HTTP/1.0\r\nHost: {authority}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| Error::other("an answer without a head"))?;
-    if !head.contains(" 200 ") {
-        return Err(Error::other(head.lines().next().unwrap_or_default().to_owned()));
+    #[test]
+    fn bodies_come_by_length_chunks_or_end() {
+        let table = [
+            ("GET / HTTP/1.1\r\nHost: x\r\n\r\nrest", false, ""),
+            ("POST / HTTP/1.1\r\ncontent-LENGTH: 2\r\n\r\nhixx", false, "hi"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n", false, "abcd"),
+            ("HTTP/1.0 200 OK\r\n\r\nall of it", true, "all of it"),
+        ];
+        for (text, to_end, body) in table {
+            let message = Message::read(&mut text.as_bytes(), to_end).unwrap().unwrap();
+            assert_eq!(message.body, body.as_bytes(), "{text}");
+        }
+        assert!(Message::read(&mut &b""[..], false).unwrap().is_none());
+        assert!(Message::read(&mut "x".repeat(HEAD_MAX + 1).as_bytes(), false).is_err());
+        assert!(Message::read(&mut &b"GET / HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n"[..], false).is_err());
     }
-    Ok(body.to_owned())
 }
