@@ -18,6 +18,7 @@ use crate::{
     socket::{self, Socket},
 };
 
+use base::Guard;
 pub use base::Nets;
 use expression::{Register, Says};
 use message::{Batch, Kind};
@@ -48,12 +49,12 @@ pub enum Error {
     Socket(#[from] socket::Error),
 }
 
-/// Replaces the whole table in one transaction.
+/// Replaces the whole table in one transaction. Whoever does so owns it from then on: changes must come over the same socket.
 pub fn replace(socket: &Socket, nets: Nets, ruleset: &Ruleset) -> Result<(), Error> {
-    let mut batch = Batch::new();
-    base::write(&mut batch, nets);
-    write(&mut batch, &ruleset::diff(ruleset.parts.values().map(|part| (None, Some(&**part)))));
-    commit(socket, batch)
+    guarded(socket, |batch, guard| {
+        base::write(batch, guard, nets);
+        write(batch, &ruleset::diff(ruleset.parts.values().map(|part| (None, Some(&**part)))));
+    })
 }
 
 /// Makes a change in one transaction.
@@ -68,13 +69,21 @@ pub fn change(socket: &Socket, steps: &[Step]) -> Result<(), Error> {
 
 /// Deletes the table, if there is one.
 pub fn remove(socket: &Socket) -> Result<(), Error> {
-    let mut batch = Batch::new();
-    for kind in [Kind::NewTable, Kind::DelTable] {
-        batch.message(kind, format!("table {}", base::TABLE), |m| {
-            m.text(1, base::TABLE).number(2, 0);
-        });
+    guarded(socket, base::clear)
+}
+
+/// Commits with the strongest guard that the kernel and the table that is there allow.
+fn guarded(socket: &Socket, fill: impl Fn(&mut Batch, Guard)) -> Result<(), Error> {
+    let mut outcome = Ok(());
+    for guard in Guard::ALL {
+        let mut batch = Batch::new();
+        fill(&mut batch, guard);
+        outcome = commit(socket, batch);
+        if !matches!(outcome, Err(Error::Refused { source: Errno::EOPNOTSUPP, .. })) {
+            break;
+        }
     }
-    commit(socket, batch)
+    outcome
 }
 
 fn commit(socket: &Socket, batch: Batch) -> Result<(), Error> {

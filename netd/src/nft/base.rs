@@ -83,13 +83,51 @@ const SETS: [(&str, Shape); 5] = [
     (PODS, Shape { flags: 0, key: &[ADDRESS, ADDRESS], data: None }),
 ];
 
-/// Writes the table from nothing: what was there is gone when the transaction is done, and not before.
-pub fn write(batch: &mut Batch, nets: Nets) {
-    for kind in [Kind::NewTable, Kind::DelTable, Kind::NewTable] {
-        batch.message(kind, format!("table {TABLE}"), |m| {
-            m.text(1, TABLE).number(2, 0);
-        });
+/// How the table is guarded against everybody else: while its owner runs, `nft flush ruleset`, or a restart of the distribution's
+/// firewall, passes it by. The kernel lets a socket own a table, and the table outlive that socket, since 6.9
+/// (`NFT_TABLE_F_OWNER`, `_PERSIST`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// Owned, now or by a socket that is gone, and owned afterwards.
+    Owned,
+    /// Owned from now on; the one that is there is not.
+    Taken,
+    /// Not owned: an older kernel.
+    Open,
+}
+
+impl Guard {
+    /// What is tried, in this order.
+    pub const ALL: [Self; 3] = [Self::Owned, Self::Taken, Self::Open];
+
+    /// The flags of the table that is there, and of the new one.
+    fn flags(self) -> (u32, u32) {
+        const OWNED: u32 = 2 | 4;
+        match self {
+            Self::Owned => (OWNED, OWNED),
+            Self::Taken => (0, OWNED),
+            Self::Open => (0, 0),
+        }
     }
+}
+
+/// Writes that there be no table when the transaction is done.
+pub fn clear(batch: &mut Batch, guard: Guard) {
+    for kind in [Kind::NewTable, Kind::DelTable] {
+        table(batch, kind, guard.flags().0);
+    }
+}
+
+fn table(batch: &mut Batch, kind: Kind, flags: u32) {
+    batch.message(kind, format!("table {TABLE}"), |m| {
+        m.text(1, TABLE).number(2, flags);
+    });
+}
+
+/// Writes the table from nothing: what was there is gone when the transaction is done, and not before.
+pub fn write(batch: &mut Batch, guard: Guard, nets: Nets) {
+    clear(batch, guard);
+    table(batch, Kind::NewTable, guard.flags().1);
     for (id, (name, shape)) in (1..).zip(&SETS) {
         set(batch, name, id, shape);
     }
