@@ -120,6 +120,10 @@ pub trait Entry: Send + Sync + 'static {
     fn field_values(&self, object: &dyn Stored) -> Vec<String>;
     /// See [`Strategy::grace_seconds`].
     fn grace_seconds(&self, object: &dyn Stored, asked: Option<i64>) -> Option<i64>;
+    /// See [`Strategy::prepare_delete`].
+    fn prepare_delete(&self, object: &mut dyn Stored);
+    /// See [`Strategy::holds`].
+    fn holds(&self, object: &dyn Stored) -> bool;
     /// What `/scale` shows; none when the kind has no scale.
     fn scale(&self, object: &dyn Stored) -> Option<ScaleView>;
     /// Sets the replicas wanted; does nothing when the kind has no scale.
@@ -211,6 +215,14 @@ impl<S: Strategy> Entry for Typed<S> {
 
     fn grace_seconds(&self, object: &dyn Stored, asked: Option<i64>) -> Option<i64> {
         self.strategy.grace_seconds(typed(object), asked)
+    }
+
+    fn prepare_delete(&self, object: &mut dyn Stored) {
+        self.strategy.prepare_delete(typed_mut(object));
+    }
+
+    fn holds(&self, object: &dyn Stored) -> bool {
+        self.strategy.holds(typed(object))
     }
 
     fn scale(&self, object: &dyn Stored) -> Option<ScaleView> {

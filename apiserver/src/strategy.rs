@@ -154,6 +154,14 @@ pub trait Strategy: Send + Sync + 'static {
         None
     }
 
+    /// Marks an object whose deletion begins but waits for something (a Namespace becomes Terminating).
+    fn prepare_delete(&self, _object: &mut Self::Object) {}
+
+    /// Something beside `metadata.finalizers` keeps a deleted object (a Namespace's `spec.finalizers`).
+    fn holds(&self, _object: &Self::Object) -> bool {
+        false
+    }
+
     /// How `/scale` reads and writes the object, when it has it.
     fn scale(&self) -> Option<Scale<Self::Object>> {
         None

@@ -1,0 +1,67 @@
+//! The join: a machine that knows the secret gets a node's certificates for keys that it made itself.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::body::Body;
+use http::{Request, StatusCode};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    authn, body,
+    parts::Parts,
+    reply::{self, Answer, Response},
+};
+
+/// Most addresses that a node may have.
+const MAX_ADDRESSES: usize = 16;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Wish {
+    node: String,
+    csr: String,
+    serving_csr: String,
+    addresses: Vec<IpAddr>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Welcome<'a> {
+    ca: &'a str,
+    certificate: String,
+    serving_certificate: String,
+}
+
+/// `POST /join`: 200 with the certificates; 401 for a wrong secret, 400 for a wish that makes no sense.
+pub async fn join(parts: &Arc<Parts>, request: Request<Body>) -> Answer<Response> {
+    if request.method() != http::Method::POST {
+        return Err(Box::new(api::status::method_not_allowed(request.method().as_str())));
+    }
+    let bearer = authn::bearer(request.headers()).unwrap_or_default();
+    if !same(bearer, &parts.pki.join_secret) {
+        return Err(Box::new(api::status::unauthorized()));
+    }
+    let bytes = body::read(request.into_body()).await?;
+    let bad = |text: String| -> Box<Status> { Box::new(api::status::bad_request(text)) };
+    let wish: Wish =
+        serde_json::from_slice(&bytes).map_err(|error| bad(format!("the join request cannot be decoded: {error}")))?;
+    if let Some(why) = api::names::dns_label(&wish.node).first() {
+        return Err(bad(format!("node name {:?} is invalid: {why}", wish.node)));
+    }
+    if wish.addresses.is_empty() || wish.addresses.len() > MAX_ADDRESSES {
+        return Err(bad(format!("a node has 1 to {MAX_ADDRESSES} addresses, not {}", wish.addresses.len())));
+    }
+    let refused = |error: crate::pki::Error| bad(error.to_string());
+    let certificate = parts.pki.sign_node_client(&wish.node, &wish.csr).map_err(refused)?;
+    let serving_certificate =
+        parts.pki.sign_node_serving(&wish.node, &wish.serving_csr, &wish.addresses).map_err(refused)?;
+    tracing::info!(node = %wish.node, addresses = ?wish.addresses, "node joined");
+    Ok(reply::json(StatusCode::OK, &Welcome { ca: &parts.pki.ca, certificate, serving_certificate }))
+}
+
+/// Equal, in a time that says nothing about where they differ.
+fn same(a: &str, b: &str) -> bool {
+    Sha256::digest(a) == Sha256::digest(b)
+}

@@ -1,0 +1,77 @@
+//! The server's parts, together: what every request may use.
+
+use std::sync::Arc;
+
+use api::Kind;
+use async_trait::async_trait;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
+use store::Backend;
+
+use crate::{
+    admission::Look,
+    authz::Authz,
+    cache::Cache,
+    connect::Nodes,
+    discovery::Discovery,
+    expiry::Expiry,
+    item::Item,
+    pki::Pki,
+    registry::{Registry, Stored},
+    reply::{self, Answer},
+    services::Allocation,
+    storage,
+    token::Tokens,
+};
+
+/// All parts. Shared by all requests.
+pub struct Parts {
+    /// The kinds.
+    pub registry: Registry,
+    /// The store.
+    pub backend: Arc<dyn Backend>,
+    /// What the store holds.
+    pub cache: Cache,
+    /// Who may what.
+    pub authz: Authz,
+    /// Service accounts' tokens.
+    pub tokens: Tokens,
+    /// Keys and certificates.
+    pub pki: Pki,
+    /// What is served.
+    pub discovery: Discovery,
+    /// The way to the node agents.
+    pub nodes: Nodes,
+    /// The leases of what dies by itself.
+    pub expiry: Expiry,
+    /// Whose turn it is to be given addresses.
+    pub allocation: Allocation,
+}
+
+impl Parts {
+    /// The stored object, as of all writes acknowledged before the call.
+    pub async fn find_item(&self, kind: &Kind, namespace: &str, name: &str) -> Answer<Option<Arc<Item>>> {
+        self.cache.fresh().await.map_err(|late| reply::late(&late))?;
+        Ok(self.cache.kind(kind).and_then(|cache| cache.get(&storage::id(kind, namespace, name))))
+    }
+}
+
+#[async_trait]
+impl Look for Parts {
+    async fn find(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Option<Box<dyn Stored>>, Box<Status>> {
+        let item = self.find_item(kind, namespace, name).await?;
+        let entry = self.registry.of(kind);
+        match item.zip(entry) {
+            Some((item, entry)) => match item.decode(&**entry) {
+                Ok(object) => Ok(Some(object)),
+                Err(error) => Err(Box::new(api::status::internal(error))),
+            },
+            None => Ok(None),
+        }
+    }
+}
+
+/// The time as objects carry it: whole seconds.
+pub fn now() -> jiff::Timestamp {
+    let now = jiff::Timestamp::now();
+    jiff::Timestamp::from_second(now.as_second()).unwrap_or(now)
+}

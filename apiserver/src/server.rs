@@ -1,0 +1,161 @@
+//! The server: opened once on a data directory and a store, then served on listeners and called in this process.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use store::{Backend, Revision};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    allocate,
+    authz::Authz,
+    bootstrap,
+    cache::Cache,
+    connect::{self, Nodes},
+    discovery::Discovery,
+    expiry::Expiry,
+    kubeconfig, listen,
+    parts::Parts,
+    pki::{self, Pki},
+    registry::Registry,
+    service::Local,
+    services::Allocation,
+    strategies,
+    token::{self, Tokens},
+    user::User,
+};
+
+/// Between two compactions of the store, and so the shortest time that a page of a list can be continued (upstream's
+/// `etcd-compaction-interval`).
+const COMPACT_EVERY: Duration = Duration::from_secs(300);
+
+/// Names that the serving certificate always has.
+const NAMES: [&str; 6] = [
+    "localhost",
+    "127.0.0.1",
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+];
+
+/// What a server is given.
+pub struct Config {
+    /// Where `pki/` and `kubeconfig` lie.
+    pub data_dir: PathBuf,
+    /// The store.
+    pub store: Arc<dyn Backend>,
+    /// Nobody else writes to the store (the embedded one), so that reads need not ask it how far it is.
+    pub exclusive: bool,
+    /// Where this server can be reached from nodes and pods: the endpoints of Service `default/kubernetes`.
+    pub advertise: Vec<SocketAddr>,
+    /// Further names and addresses for the serving certificate.
+    pub names: Vec<String>,
+    /// The server's address in the kubeconfig, `https://127.0.0.1:6443`.
+    pub url: String,
+}
+
+/// Why the server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Keys and certificates.
+    #[error("cannot prepare the cluster's keys")]
+    Pki(#[from] pki::Error),
+    /// Tokens.
+    #[error("cannot prepare the signing of tokens")]
+    Tokens(#[from] token::Error),
+    /// TLS for clients.
+    #[error("cannot prepare the listener")]
+    Listen(#[from] listen::Error),
+    /// TLS towards nodes.
+    #[error("cannot prepare connections to nodes")]
+    Connect(#[from] connect::Error),
+}
+
+/// An API server.
+pub struct Server {
+    parts: Arc<Parts>,
+    tls: tokio_rustls::TlsAcceptor,
+    advertise: Vec<SocketAddr>,
+}
+
+impl Server {
+    /// Prepares everything: makes keys, certificates and the kubeconfig on the first start. Nothing is read from the store
+    /// before [`Server::serve`].
+    ///
+    /// # Errors
+    /// When the data directory cannot be written, or what it holds is no key.
+    pub fn open(config: Config) -> Result<Self, Error> {
+        let mut names: Vec<_> = NAMES.iter().map(|n| (*n).to_owned()).collect();
+        names.push(allocate::KUBERNETES.to_string());
+        names.extend(config.advertise.iter().map(|a| a.ip().to_string()));
+        names.extend(config.names);
+        names.sort();
+        names.dedup();
+        let pki = Pki::open(&config.data_dir.join("pki"), &names)?;
+        pki::write(&config.data_dir.join("kubeconfig"), &kubeconfig::render(&pki, &config.url))?;
+        let mut registry = Registry::default();
+        strategies::register(&mut registry);
+        let parts = Parts {
+            cache: Cache::new(&registry, Arc::clone(&config.store), config.exclusive),
+            authz: Authz::default(),
+            tokens: Tokens::new(&pki)?,
+            discovery: Discovery::new(&registry),
+            nodes: Nodes::new(&pki)?,
+            expiry: Expiry::default(),
+            allocation: Allocation::default(),
+            backend: config.store,
+            registry,
+            pki,
+        };
+        let tls = listen::tls(&parts.pki)?;
+        Ok(Self { parts: Arc::new(parts), tls, advertise: config.advertise })
+    }
+
+    /// What a node must know to join: `orlop1.<hash>.<secret>`.
+    pub fn join_token(&self) -> String {
+        self.parts.pki.join_token()
+    }
+
+    /// The API as a service of this process; every request comes from this user.
+    pub fn local(&self, user: User) -> Local {
+        Local::new(Arc::clone(&self.parts), Some(Arc::new(user)))
+    }
+
+    /// Everything that the store holds is in the cache, so that requests can be answered.
+    pub fn ready(&self) -> bool {
+        self.parts.cache.ready()
+    }
+
+    /// Serves on these listeners (may be none) until the shutdown; then open requests are given a few seconds to end.
+    pub async fn serve(&self, listeners: Vec<TcpListener>, shutdown: CancellationToken) {
+        let parts = &self.parts;
+        let ended = shutdown.child_token();
+        tokio::join!(
+            parts.cache.run(ended.clone()),
+            compact(Arc::clone(&parts.backend), ended.clone()),
+            bootstrap::run(Arc::clone(parts), self.advertise.clone(), ended.clone()),
+            listen::serve(Arc::clone(parts), self.tls.clone(), listeners, ended),
+        );
+    }
+}
+
+/// Forgets, every few minutes, what was superseded before the time before.
+async fn compact(backend: Arc<dyn Backend>, shutdown: CancellationToken) {
+    let mut before: Revision = 0;
+    while shutdown.run_until_cancelled(tokio::time::sleep(COMPACT_EVERY)).await.is_some() {
+        let now = match backend.status().await {
+            Ok(status) => status.revision,
+            Err(error) => {
+                tracing::warn!(%error, "cannot ask the store for its revision");
+                continue;
+            }
+        };
+        if before > 0
+            && let Err(error) = backend.compact(before).await
+        {
+            tracing::debug!(%error, revision = before, "store was not compacted");
+        }
+        before = now;
+    }
+}

@@ -1,0 +1,233 @@
+//! The service: one request from its head to its answer. Authenticate, find the target, authorize, hand to the verb.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::body::Body;
+use http::{Request, StatusCode};
+
+use crate::{
+    ask::Ask,
+    authn,
+    authz::{self, Attributes},
+    body, bootstrap,
+    connect,
+    discovery::version,
+    handlers::{
+        create, delete, get, list, patch, replace, review,
+        subresource::{binding, finalize, scale, token},
+        watch,
+    },
+    join,
+    parts::{self, Parts},
+    query::Query,
+    reply::{self, Answer, Response},
+    target::{Target, Verb},
+    user::User,
+    write::Door,
+};
+
+/// Longest time for a request that is neither a watch nor a stream (upstream's `request-timeout`).
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// The API, as a `tower` service: every request comes from this user, or from whoever its token says.
+#[derive(Clone)]
+pub struct Local {
+    parts: Arc<Parts>,
+    user: Option<Arc<User>>,
+}
+
+impl Local {
+    /// The service for one connection, or for one component of this process.
+    pub(crate) fn new(parts: Arc<Parts>, user: Option<Arc<User>>) -> Self {
+        Self { parts, user }
+    }
+}
+
+impl tower::Service<Request<Body>> for Local {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let (parts, user) = (Arc::clone(&self.parts), self.user.clone());
+        Box::pin(async move { Ok(reply::either(answer(parts, user, request).await)) })
+    }
+}
+
+async fn answer(parts: Arc<Parts>, connection: Option<Arc<User>>, request: Request<Body>) -> Answer<Response> {
+    if request.uri().path() == "/join" {
+        return join::join(&parts, request).await;
+    }
+    let now = parts::now().as_second();
+    let user = authn::user(connection.as_ref(), request.headers(), &parts.tokens, &parts.cache, now)?;
+    let user = impersonate(&parts, user, &request)?;
+    match Target::parse(request.uri().path()) {
+        Some(target) => resource(parts, user, target, request).await,
+        None => path(&parts, &user, &request),
+    }
+}
+
+fn allow(parts: &Parts, user: &User, what: &Attributes<'_>) -> Answer<()> {
+    match parts.authz.decide(&parts.cache, user, what) {
+        authz::Decision::Allow(_) => Ok(()),
+        authz::Decision::Deny(why) => Err(authz::forbidden(user, what, &why)),
+    }
+}
+
+/// Who is meant by the impersonation headers, if the caller may speak for them.
+fn impersonate(parts: &Parts, user: Arc<User>, request: &Request<Body>) -> Answer<Arc<User>> {
+    let Some(meant) = review::impersonated(request.headers()) else { return Ok(user) };
+    let ask = |resource: &str, name: &str, namespace: &str| {
+        let what = Attributes { verb: "impersonate", resource, name, namespace, ..Attributes::default() };
+        allow(parts, &user, &what)
+    };
+    match meant.name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
+        Some((namespace, name)) => ask("serviceaccounts", name, namespace)?,
+        None => ask("users", &meant.name, "")?,
+    }
+    for group in request.headers().get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok()) {
+        ask("groups", group, "")?;
+    }
+    Ok(Arc::new(meant))
+}
+
+/// Everything that is not a resource.
+fn path(parts: &Parts, user: &User, request: &Request<Body>) -> Answer<Response> {
+    let path = request.uri().path();
+    let verb = request.method().as_str().to_ascii_lowercase();
+    let verb = if verb == "head" { "get" } else { &verb };
+    allow(parts, user, &Attributes { verb, path, ..Attributes::default() })?;
+    if verb != "get" {
+        return Err(Box::new(api::status::method_not_allowed(verb)));
+    }
+    let verbose = Query::parse(request.uri().query().unwrap_or_default()).flag("verbose");
+    match path {
+        "/healthz" | "/livez" => Ok(health(path, verbose, true)),
+        "/readyz" => Ok(health(path, verbose, parts.cache.ready())),
+        "/version" | "/version/" => Ok(reply::json(StatusCode::OK, &version::info())),
+        "/metrics" => Ok(bootstrap::metrics(parts)),
+        _ => match parts.discovery.find(path, request.headers()) {
+            Some(answer) => answer,
+            None => Err(nowhere()),
+        },
+    }
+}
+
+fn nowhere() -> Box<k8s_openapi::apimachinery::pkg::apis::meta::v1::Status> {
+    Box::new(api::status::failure(404, "NotFound", "the server could not find the requested resource"))
+}
+
+fn health(path: &str, verbose: bool, ready: bool) -> Response {
+    let (code, mark, word) = if ready {
+        (StatusCode::OK, '+', "ok")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, '-', "not ready")
+    };
+    let name = path.trim_start_matches('/');
+    let text = match verbose || !ready {
+        true => format!("[+]ping ok\n[{mark}]watch-cache {word}\n{name} check {}\n", if ready { "passed" } else { "failed" }),
+        false => "ok".to_owned(),
+    };
+    reply::typed(code, "text/plain; charset=utf-8", text)
+}
+
+async fn resource(parts: Arc<Parts>, user: Arc<User>, target: Target, request: Request<Body>) -> Answer<Response> {
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let sub = target.subresource.as_deref().unwrap_or_default();
+    let mut verb = Verb::of(request.method(), target.name.is_some(), query.flag("watch")).ok_or_else(|| {
+        Box::new(api::status::method_not_allowed(request.method().as_str()))
+    })?;
+    if sub == "exec" {
+        verb = Verb::Create;
+    }
+    let named = query.get("fieldSelector").strip_prefix("metadata.name=").filter(|name| !name.contains(','));
+    let name = target.name.as_deref().or(named.filter(|_| verb.is_read())).unwrap_or_default();
+    let what = Attributes {
+        verb: verb.word(),
+        group: &target.group,
+        resource: &target.resource,
+        subresource: sub,
+        namespace: if target.resource == "namespaces" && target.group.is_empty() { name } else { target.namespace() },
+        name,
+        path: "",
+    };
+    allow(&parts, &user, &what)?;
+    if let Some(review) = review::find(&target) {
+        if verb != Verb::Create {
+            return Err(Box::new(api::status::method_not_allowed(verb.word())));
+        }
+        let (head, body) = request.into_parts();
+        let bytes = body::read(body).await?;
+        return review.answer(&parts, &user, &target, &head.headers, &bytes);
+    }
+    let entry = parts.registry.find(&target.group, &target.version, &target.resource).ok_or_else(nowhere)?;
+    let kind = entry.kind();
+    let served = sub.is_empty() || kind.subresources.iter().any(|s| s.name() == sub);
+    if !served || (target.namespace.is_some() && !kind.namespaced()) {
+        return Err(nowhere());
+    }
+    if target.name.is_some() && kind.namespaced() && target.namespace.is_none() {
+        return Err(nowhere());
+    }
+    let entry = Arc::clone(entry);
+    let cache = Arc::clone(parts.cache.kind(kind).ok_or_else(nowhere)?);
+    let headers = request.headers().clone();
+    let ask = Ask { parts, user, verb, target, entry, cache, query, headers };
+    dispatch(ask, request).await
+}
+
+async fn dispatch(ask: Ask, request: Request<Body>) -> Answer<Response> {
+    match (ask.verb, ask.target.subresource.as_deref().unwrap_or_default()) {
+        (Verb::Watch, "") => watch::watch(&ask).await,
+        (Verb::Get, "log") => connect::log(&ask).await,
+        (_, "exec") => connect::exec(&ask, upgradable(request)).await,
+        _ => match tokio::time::timeout(ANSWER_WITHIN, brief(ask, request)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Box::new(api::status::failure(504, "Timeout", "the request did not finish in time"))),
+        },
+    }
+}
+
+/// The request with the means to take over its connection.
+fn upgradable(mut request: Request<Body>) -> Request<Body> {
+    if request.extensions().get::<hyper::upgrade::OnUpgrade>().is_none() {
+        let upgrade = hyper::upgrade::on(&mut request);
+        request.extensions_mut().insert(upgrade);
+    }
+    request
+}
+
+/// Requests that end by themselves.
+async fn brief(ask: Ask, request: Request<Body>) -> Answer<Response> {
+    let bytes = if ask.verb.is_read() { bytes::Bytes::new() } else { body::read(request.into_body()).await? };
+    let sub = ask.target.subresource.clone().unwrap_or_default();
+    match (ask.verb, sub.as_str()) {
+        (Verb::Get, "" | "status") => get::get(&ask).await,
+        (Verb::List, "") => list::list(&ask).await,
+        (Verb::Create, "") => create::create(&ask, &bytes).await,
+        (Verb::Update, "") => replace::replace(&ask, &bytes, Door::Main).await,
+        (Verb::Update, "status") => replace::replace(&ask, &bytes, Door::Status).await,
+        (Verb::Patch, "") => patch::patch(&ask, &bytes, Door::Main).await,
+        (Verb::Patch, "status") => patch::patch(&ask, &bytes, Door::Status).await,
+        (Verb::Delete, "") => delete::delete(&ask, &bytes).await,
+        (Verb::DeleteCollection, "") => delete::collection(ask, &bytes).await,
+        (Verb::Get, "scale") => scale::get(&ask).await,
+        (Verb::Update, "scale") => scale::replace(&ask, &bytes).await,
+        (Verb::Patch, "scale") => scale::patch(&ask, &bytes).await,
+        (Verb::Create, "binding") => binding::create(&ask, &bytes).await,
+        (Verb::Create, "token") => token::create(&ask, &bytes).await,
+        (Verb::Update, "finalize") => finalize::replace(&ask, &bytes).await,
+        (verb, _) => Err(Box::new(api::status::method_not_allowed(verb.word()))),
+    }
+}

@@ -1,0 +1,4 @@
+//! The API server as its clients see it: over loopback TLS with kubectl, and called as a service.
+
+mod cluster;
+mod kubectl;
