@@ -55,13 +55,7 @@ pub fn user(
 }
 
 /// The user of a token that is meant for one of these audiences, or why it is refused.
-pub fn token_user(
-    token: &str,
-    audiences: &[&str],
-    tokens: &Tokens,
-    cache: &Cache,
-    now: i64,
-) -> Result<User, String> {
+pub fn token_user(token: &str, audiences: &[&str], tokens: &Tokens, cache: &Cache, now: i64) -> Result<User, String> {
     let claims = tokens.verify(token, now).map_err(|error| error.to_string())?;
     if !claims.aud.iter().any(|a| audiences.contains(&a.as_str())) {
         return Err(format!("token audiences {:?} is invalid for the target audiences {audiences:?}", claims.aud));
@@ -92,8 +86,8 @@ fn bound(token: &str, claims: &Claims, tokens: &Tokens, cache: &Cache, now: i64)
         let item = kind.get(&format!("{}/{name}", binding.namespace))?;
         Some((Arc::clone(kind), item))
     };
-    let (accounts, account) = find(api::Kind::of::<ServiceAccount>(), &binding.serviceaccount.name)
-        .ok_or("service account is gone")?;
+    let (accounts, account) =
+        find(api::Kind::of::<ServiceAccount>(), &binding.serviceaccount.name).ok_or("service account is gone")?;
     let pod = match &binding.pod {
         Some(named) => Some((named, find(api::Kind::of::<Pod>(), &named.name).ok_or("pod is gone")?)),
         None => None,

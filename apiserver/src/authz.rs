@@ -58,7 +58,8 @@ impl Authz {
         if user.is_master() {
             return Decision::Allow(String::new());
         }
-        if what.verb == "get" && PUBLIC.iter().any(|p| what.path.strip_prefix(p).is_some_and(|r| r.is_empty() || r.starts_with('/')))
+        if what.verb == "get"
+            && PUBLIC.iter().any(|p| what.path.strip_prefix(p).is_some_and(|r| r.is_empty() || r.starts_with('/')))
         {
             return Decision::Allow(String::new());
         }

@@ -53,7 +53,8 @@ impl Nodes {
     pub fn new(pki: &Pki) -> Result<Self, Error> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(pki.ca.as_bytes())?)?;
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pki.kubelet_client.certificate.as_bytes()).collect();
+        let chain: Result<Vec<_>, _> =
+            CertificateDer::pem_slice_iter(pki.kubelet_client.certificate.as_bytes()).collect();
         let key = PrivateKeyDer::from_pem_slice(pki.kubelet_client.key.as_bytes())?;
         let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()?
@@ -228,15 +229,18 @@ fn container(ask: &Ask, pod: &Pod) -> Answer<String> {
             return Ok(only.name.clone());
         }
         return default_container(pod, &spec.containers, inits).ok_or_else(|| {
-            let mut text =
-                format!("a container name must be specified for pod {name}, choose one of: {}", names(&spec.containers));
+            let mut text = format!(
+                "a container name must be specified for pod {name}, choose one of: {}",
+                names(&spec.containers)
+            );
             if !inits.is_empty() {
                 text = format!("{text} or one of the init containers: {}", names(inits));
             }
             Box::new(api::status::bad_request(text))
         });
     }
-    let known = spec.containers.iter().chain(inits).any(|c| c.name == asked) || ephemeral.iter().any(|c| c.name == asked);
+    let known =
+        spec.containers.iter().chain(inits).any(|c| c.name == asked) || ephemeral.iter().any(|c| c.name == asked);
     match known {
         true => Ok(asked.to_owned()),
         false => Err(Box::new(api::status::bad_request(format!("container {asked} is not valid for pod {name}")))),

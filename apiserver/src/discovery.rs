@@ -1,5 +1,6 @@
 //! Discovery: what is served, in the aggregated form (KEP-3352) and the older one, made once at start.
 
+mod openapi;
 pub mod version;
 
 use api::{Kind, Subresource};
@@ -38,6 +39,7 @@ pub struct Discovery {
     aggregated: Vec<(&'static str, &'static str, Document)>,
     /// By path.
     legacy: Vec<(String, Document)>,
+    openapi: openapi::Documents,
 }
 
 impl Discovery {
@@ -59,11 +61,14 @@ impl Discovery {
                 aggregated.push((root, version, Document::new(&together(&kinds, &groups, root, version))));
             }
         }
-        Self { aggregated, legacy: legacy(&kinds, &groups) }
+        Self { aggregated, legacy: legacy(&kinds, &groups), openapi: openapi::Documents::default() }
     }
 
     /// The document of this path; none when there is none.
     pub fn find(&self, path: &str, headers: &HeaderMap) -> Option<Answer<Response>> {
+        if path.starts_with("/openapi/") {
+            return self.openapi.find(path, headers);
+        }
         let path = path.strip_suffix('/').unwrap_or(path);
         let (_, plain) = self.legacy.iter().find(|(p, _)| p == path)?;
         for accepted in negotiate::accepted(headers) {
@@ -75,7 +80,9 @@ impl Discovery {
                 let media_type = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
                 return Some(Ok(tagged(document, &media_type, headers)));
             }
-            if matches!(accepted.media_type, "application/json" | "application/*" | "*/*") && accepted.param("as").is_empty() {
+            if matches!(accepted.media_type, "application/json" | "application/*" | "*/*")
+                && accepted.param("as").is_empty()
+            {
                 return Some(Ok(tagged(plain, reply::JSON, headers)));
             }
         }
@@ -113,12 +120,7 @@ fn speaks(sub: Subresource) -> (&'static [&'static str], Option<(&'static str, &
     }
 }
 
-fn together(
-    kinds: &[&'static Kind],
-    groups: &[(&'static str, Vec<&'static str>)],
-    root: &str,
-    version: &str,
-) -> Value {
+fn together(kinds: &[&'static Kind], groups: &[(&'static str, Vec<&'static str>)], root: &str, version: &str) -> Value {
     let here = groups.iter().filter(|(group, _)| group.is_empty() == (root == "/api"));
     let items: Vec<_> = here
         .map(|(group, versions)| {
@@ -126,7 +128,11 @@ fn together(
                 .iter()
                 .map(|v| json!({"version": v, "resources": resources(kinds, group, v), "freshness": "Current"}))
                 .collect();
-            let meta = if group.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": group, "creationTimestamp": null}) };
+            let meta = if group.is_empty() {
+                json!({"creationTimestamp": null})
+            } else {
+                json!({"name": group, "creationTimestamp": null})
+            };
             json!({"metadata": meta, "versions": versions})
         })
         .collect();
@@ -181,13 +187,17 @@ fn resources(kinds: &[&'static Kind], group: &str, version: &str) -> Vec<Value> 
 }
 
 fn legacy(kinds: &[&'static Kind], groups: &[(&'static str, Vec<&'static str>)]) -> Vec<(String, Document)> {
-    let mut documents = vec![("/api".to_owned(), json!({
-        "kind": "APIVersions",
-        "versions": ["v1"],
-        "serverAddressByClientCIDRs": [],
-    }))];
+    let mut documents = vec![(
+        "/api".to_owned(),
+        json!({
+            "kind": "APIVersions",
+            "versions": ["v1"],
+            "serverAddressByClientCIDRs": [],
+        }),
+    )];
     let group = |name: &str, versions: &[&str]| {
-        let all: Vec<_> = versions.iter().map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v})).collect();
+        let all: Vec<_> =
+            versions.iter().map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v})).collect();
         json!({"name": name, "preferredVersion": all.first(), "versions": all})
     };
     let named: Vec<_> = groups.iter().filter(|(name, _)| !name.is_empty()).collect();
@@ -208,7 +218,10 @@ fn legacy(kinds: &[&'static Kind], groups: &[(&'static str, Vec<&'static str>)])
                 name => (format!("/apis/{name}/{version}"), format!("{name}/{version}")),
             };
             let list = older(kinds, name, version);
-            documents.push((path, json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": gv, "resources": list})));
+            documents.push((
+                path,
+                json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": gv, "resources": list}),
+            ));
         }
     }
     documents.into_iter().map(|(path, value)| (path, Document::new(&value))).collect()

@@ -95,10 +95,9 @@ impl Item {
     /// What selectors look at, read at most once.
     pub fn facts(&self, entry: &dyn Entry) -> &Facts {
         self.facts.get_or_init(|| match self.decode(entry) {
-            Ok(object) => Facts {
-                labels: object.meta().labels.clone().unwrap_or_default(),
-                fields: entry.field_values(&*object),
-            },
+            Ok(object) => {
+                Facts { labels: object.meta().labels.clone().unwrap_or_default(), fields: entry.field_values(&*object) }
+            }
             Err(error) => {
                 tracing::error!(id = %self.id, %error, "stored object does not decode, no selector will match it");
                 Facts::default()

@@ -80,7 +80,8 @@ pub async fn serve(parts: Arc<Parts>, tls: TlsAcceptor, listeners: Vec<TcpListen
     let connections = TaskTracker::new();
     let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     for listener in listeners {
-        let accepting = accept(Arc::clone(&parts), tls.clone(), listener, Arc::clone(&free), connections.clone(), shutdown.clone());
+        let accepting =
+            accept(Arc::clone(&parts), tls.clone(), listener, Arc::clone(&free), connections.clone(), shutdown.clone());
         connections.spawn(accepting);
     }
     connections.close();
@@ -131,7 +132,8 @@ async fn connection(parts: Arc<Parts>, tls: TlsAcceptor, stream: TcpStream, shut
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let user = certificate.and_then(|der| authn::certificate_user(der)).map(Arc::new);
-    let service = Local::new(parts, user).map_request(|r: http::Request<hyper::body::Incoming>| r.map(axum::body::Body::new));
+    let service =
+        Local::new(parts, user).map_request(|r: http::Request<hyper::body::Incoming>| r.map(axum::body::Body::new));
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(MAX_HEAD.max(64 << 10));
     server

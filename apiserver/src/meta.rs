@@ -76,9 +76,7 @@ pub fn prepare_update(entry: &dyn Entry, new: &mut ObjectMeta, old: &ObjectMeta)
     match new.name.as_deref() {
         None | Some("") => new.name.clone_from(&old.name),
         Some(sent) if sent != name => {
-            return Err(bad(&format!(
-                "the name of the object ({sent}) does not match the name on the URL ({name})"
-            )));
+            return Err(bad(&format!("the name of the object ({sent}) does not match the name on the URL ({name})")));
         }
         Some(_) => {}
     }

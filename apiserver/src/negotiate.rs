@@ -37,7 +37,10 @@ pub fn accepted(headers: &HeaderMap) -> Vec<Accepted<'_>> {
         let mut parts = str::split(entry, ';').map(str::trim);
         Accepted {
             media_type: parts.next().unwrap_or_default(),
-            params: parts.filter_map(|p| p.split_once('=')).map(|(k, v)| (k.trim(), v.trim().trim_matches('"'))).collect(),
+            params: parts
+                .filter_map(|p| p.split_once('='))
+                .map(|(k, v)| (k.trim(), v.trim().trim_matches('"')))
+                .collect(),
         }
     };
     entries.map(parse).collect()
@@ -90,7 +93,10 @@ mod tests {
         assert_eq!(of(kubectl, true), Ok(Form::Table("v1")));
         assert_eq!(of(kubectl, false), Ok(Form::Plain));
         assert_eq!(of("application/vnd.kubernetes.protobuf,application/json", true), Ok(Form::Plain));
-        assert_eq!(of("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", true), Ok(Form::Metadata("v1")));
+        assert_eq!(
+            of("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", true),
+            Ok(Form::Metadata("v1"))
+        );
         assert_eq!(of("application/json;as=Table;v=v1;g=meta.k8s.io", false), Err(406));
         assert_eq!(of("text/html", true), Err(406));
         assert_eq!(of("*/*", true), Ok(Form::Plain));

@@ -131,9 +131,9 @@ impl ListOptions {
                 (Some(_), Some(Match::Exact)) => Err(invalid(
                     "resourceVersionMatch: Unsupported value: \"Exact\": supported values: \"NotOlderThan\"",
                 )),
-                (Some(true), _) if !self.bookmarks => Err(invalid(
-                    "sendInitialEvents: Forbidden: sendInitialEvents requires allowWatchBookmarks",
-                )),
+                (Some(true), _) if !self.bookmarks => {
+                    Err(invalid("sendInitialEvents: Forbidden: sendInitialEvents requires allowWatchBookmarks"))
+                }
                 _ => Ok(()),
             };
         }

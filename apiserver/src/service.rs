@@ -16,8 +16,7 @@ use crate::{
     ask::Ask,
     authn,
     authz::{self, Attributes},
-    body, bootstrap,
-    connect,
+    body, bootstrap, connect,
     discovery::version,
     handlers::{
         create, delete, get, list, patch, replace, review,
@@ -129,14 +128,14 @@ fn nowhere() -> Box<k8s_openapi::apimachinery::pkg::apis::meta::v1::Status> {
 }
 
 fn health(path: &str, verbose: bool, ready: bool) -> Response {
-    let (code, mark, word) = if ready {
-        (StatusCode::OK, '+', "ok")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, '-', "not ready")
-    };
+    let (code, mark, word) =
+        if ready { (StatusCode::OK, '+', "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, '-', "not ready") };
     let name = path.trim_start_matches('/');
     let text = match verbose || !ready {
-        true => format!("[+]ping ok\n[{mark}]watch-cache {word}\n{name} check {}\n", if ready { "passed" } else { "failed" }),
+        true => format!(
+            "[+]ping ok\n[{mark}]watch-cache {word}\n{name} check {}\n",
+            if ready { "passed" } else { "failed" }
+        ),
         false => "ok".to_owned(),
     };
     reply::typed(code, "text/plain; charset=utf-8", text)
@@ -145,9 +144,8 @@ fn health(path: &str, verbose: bool, ready: bool) -> Response {
 async fn resource(parts: Arc<Parts>, user: Arc<User>, target: Target, request: Request<Body>) -> Answer<Response> {
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let sub = target.subresource.as_deref().unwrap_or_default();
-    let mut verb = Verb::of(request.method(), target.name.is_some(), query.flag("watch")).ok_or_else(|| {
-        Box::new(api::status::method_not_allowed(request.method().as_str()))
-    })?;
+    let mut verb = Verb::of(request.method(), target.name.is_some(), query.flag("watch"))
+        .ok_or_else(|| Box::new(api::status::method_not_allowed(request.method().as_str())))?;
     if sub == "exec" {
         verb = Verb::Create;
     }

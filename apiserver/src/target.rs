@@ -152,7 +152,10 @@ mod tests {
             ("/api/v1/namespaces/web/pods", "/v1 pods web - -"),
             ("/api/v1/namespaces/web/pods/a/log", "/v1 pods web a log"),
             ("/apis/apps/v1/namespaces/web/deployments/a", "apps/v1 deployments web a -"),
-            ("/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode", "rbac.authorization.k8s.io/v1 clusterroles - system:node -"),
+            (
+                "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode",
+                "rbac.authorization.k8s.io/v1 clusterroles - system:node -",
+            ),
         ] {
             assert_eq!(show(path).as_deref(), Some(expected), "{path}");
         }

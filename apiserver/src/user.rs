@@ -33,11 +33,8 @@ pub struct User {
 impl User {
     /// A user of these groups, who is authenticated.
     pub fn new(name: &str, groups: &[&str]) -> Self {
-        let mut user = Self {
-            name: name.into(),
-            groups: groups.iter().map(|g| (*g).to_owned()).collect(),
-            ..Self::default()
-        };
+        let mut user =
+            Self { name: name.into(), groups: groups.iter().map(|g| (*g).to_owned()).collect(), ..Self::default() };
         if !user.is_in(AUTHENTICATED) {
             user.groups.push(AUTHENTICATED.into());
         }

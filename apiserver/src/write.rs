@@ -252,13 +252,7 @@ fn refuse(ask: &Ask, new: &dyn Stored, errors: &[api::field::Error]) -> Answer<(
 }
 
 /// Notes who owns the fields that this write changes.
-fn follow(
-    ask: &Ask,
-    old: Option<&dyn Stored>,
-    new: &mut dyn Stored,
-    door: Door,
-    options: &WriteOptions,
-) -> Answer<()> {
+fn follow(ask: &Ask, old: Option<&dyn Stored>, new: &mut dyn Stored, door: Door, options: &WriteOptions) -> Answer<()> {
     let Some(ty) = Schema::of(ask.kind()) else { return Ok(()) };
     let failed = |error: serde_json::Error| Box::new(api::status::internal(error));
     let live = old.map(Stored::to_value).transpose().map_err(failed)?;
@@ -272,8 +266,7 @@ fn follow(
     };
     managed::update(ty, live.as_ref(), &mut value, &writer);
     let entries = value.pointer_mut("/metadata/managedFields").map(serde_json::Value::take);
-    let entries: Option<Vec<ManagedFieldsEntry>> =
-        entries.map(serde_json::from_value).transpose().map_err(failed)?;
+    let entries: Option<Vec<ManagedFieldsEntry>> = entries.map(serde_json::from_value).transpose().map_err(failed)?;
     new.meta_mut().managed_fields = entries.filter(|entries| !entries.is_empty());
     Ok(())
 }
@@ -300,9 +293,8 @@ async fn commit(
     new: &dyn Stored,
 ) -> Answer<Committed> {
     let parts = &ask.parts;
-    let value: Bytes = item::encode(&ask.cache.opening, new)
-        .map_err(|error| Box::new(api::status::internal(error)))?
-        .into();
+    let value: Bytes =
+        item::encode(&ask.cache.opening, new).map_err(|error| Box::new(api::status::internal(error)))?.into();
     let failed = |error: store::Error| reply::store_failure(&error);
     let mut lease = lease;
     if let Some(ttl) = ask.entry.time_to_live() {
@@ -319,7 +311,9 @@ async fn commit(
             let (create_revision, version) = (revision, 1);
             let entry = store::Entry { key, value, create_revision, mod_revision: revision, version, lease };
             let item = stored(ask, id, &entry);
-            Ok(Committed::Done(item.ok_or_else(|| Box::new(api::status::internal("the object was stored but does not read back")))?))
+            Ok(Committed::Done(
+                item.ok_or_else(|| Box::new(api::status::internal("the object was stored but does not read back")))?,
+            ))
         }
         Outcome::Moved(now) => Ok(Committed::Moved(now.and_then(|now| stored(ask, id, &now)))),
     }

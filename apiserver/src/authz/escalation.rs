@@ -35,12 +35,19 @@ pub fn check(authz: &Authz, cache: &Cache, user: &User, object: &dyn Stored) -> 
     } else {
         return Ok(());
     };
-    let leave =
-        Attributes { verb, group: GROUP, resource: plural, namespace: &namespace, name: &name, ..Attributes::default() };
+    let leave = Attributes {
+        verb,
+        group: GROUP,
+        resource: plural,
+        namespace: &namespace,
+        name: &name,
+        ..Attributes::default()
+    };
     if authz.decide(cache, user, &leave).allowed() {
         return Ok(());
     }
-    let missing: Vec<_> = rules.iter().flat_map(atoms).filter(|atom| !atom.held(authz, cache, user, &namespace)).collect();
+    let missing: Vec<_> =
+        rules.iter().flat_map(atoms).filter(|atom| !atom.held(authz, cache, user, &namespace)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -107,7 +114,8 @@ impl Atom {
             return rule.non_resource_urls.iter().flatten().any(covers);
         }
         let resources = rule.resources.as_deref().unwrap_or_default();
-        let wild = self.resource.split_once('/').is_some_and(|(_, sub)| resources.iter().any(|r| *r == format!("*/{sub}")));
+        let wild =
+            self.resource.split_once('/').is_some_and(|(_, sub)| resources.iter().any(|r| *r == format!("*/{sub}")));
         let names = rule.resource_names.as_deref().unwrap_or_default();
         among(rule.api_groups.as_deref().unwrap_or_default(), &self.group)
             && (among(resources, &self.resource) || wild)

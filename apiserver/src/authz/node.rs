@@ -68,7 +68,9 @@ pub fn decide(cache: &Cache, node: &str, what: &Attributes<'_>) -> Decision {
             unrelated(node, what.resource)
         }
         "serviceaccounts" | "serviceaccounts/token"
-            if !refers(cache, node, what, |spec| spec.service_account_name.as_deref().unwrap_or("default") == what.name) =>
+            if !refers(cache, node, what, |spec| {
+                spec.service_account_name.as_deref().unwrap_or("default") == what.name
+            }) =>
         {
             unrelated(node, what.resource)
         }

@@ -41,7 +41,9 @@ impl Rbac {
         let compiled = self.current(cache);
         compiled
             .grants_of(user)
-            .filter(|grant| grant.namespace.as_deref().is_none_or(|ns| !what.namespace.is_empty() && ns == what.namespace))
+            .filter(|grant| {
+                grant.namespace.as_deref().is_none_or(|ns| !what.namespace.is_empty() && ns == what.namespace)
+            })
             .find(|grant| grant.rules.iter().any(|rule| allows(rule, what)))
             .map(|grant| grant.reason.clone())
     }
@@ -151,7 +153,8 @@ pub fn allows(rule: &PolicyRule, what: &Attributes<'_>) -> bool {
         return rule.non_resource_urls.iter().flatten().any(|url| path_matches(url, what.path));
     }
     let group = rule.api_groups.iter().flatten().any(|g| g == "*" || g == what.group);
-    let name = rule.resource_names.as_ref().is_none_or(|names| names.is_empty() || names.iter().any(|n| n == what.name));
+    let name =
+        rule.resource_names.as_ref().is_none_or(|names| names.is_empty() || names.iter().any(|n| n == what.name));
     group && name && rule.resources.iter().flatten().any(|r| resource_matches(r, what.resource, what.subresource))
 }
 
@@ -190,7 +193,9 @@ mod tests {
     fn rule(groups: &str, resources: &str, verbs: &str, names: &str) -> PolicyRule {
         let list = |text: &str| text.split(' ').filter(|t| *t != "-").map(Into::into).collect::<Vec<String>>();
         PolicyRule {
-            api_groups: Some(groups.split(' ').map(|g| if g == "core" { String::new() } else { g.to_owned() }).collect()),
+            api_groups: Some(
+                groups.split(' ').map(|g| if g == "core" { String::new() } else { g.to_owned() }).collect(),
+            ),
             resources: Some(list(resources)),
             verbs: list(verbs),
             resource_names: Some(list(names)),

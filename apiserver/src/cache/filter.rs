@@ -49,7 +49,8 @@ impl Filter {
                 "metadata.name" => filter.identity.push((false, value, equal)),
                 "metadata.namespace" => filter.identity.push((true, value, equal)),
                 _ => {
-                    let field = names.iter().position(|n| *n == name).ok_or_else(|| bad(unknown(entry.kind(), &name)))?;
+                    let field =
+                        names.iter().position(|n| *n == name).ok_or_else(|| bad(unknown(entry.kind(), &name)))?;
                     filter.fields.push(Requirement { field, value, equal });
                 }
             }

@@ -314,9 +314,8 @@ impl Watchers {
     fn tell(&mut self, change: &Arc<Change>, entry: &dyn Entry) {
         self.plain.retain(|watcher| watcher.tell(change, entry));
         for (field, watchers) in &mut self.triggered {
-            let value = |item: &Option<Arc<Item>>| {
-                item.as_ref().and_then(|item| item.facts(entry).fields.get(*field).cloned())
-            };
+            let value =
+                |item: &Option<Arc<Item>>| item.as_ref().and_then(|item| item.facts(entry).fields.get(*field).cloned());
             let (new, old) = (value(&change.new), value(&change.old));
             let moved = old.as_ref().filter(|old| Some(*old) != new.as_ref());
             for value in new.iter().chain(moved) {

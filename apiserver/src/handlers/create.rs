@@ -16,7 +16,9 @@ pub async fn create(ask: &Ask, bytes: &Bytes) -> Answer<Response> {
         return Err(Box::new(api::status::method_not_allowed("POST")));
     }
     if ask.kind().namespaced() && ask.target.namespace.is_none() {
-        return Err(Box::new(api::status::bad_request("the server does not allow creation without a namespace in the path")));
+        return Err(Box::new(api::status::bad_request(
+            "the server does not allow creation without a namespace in the path",
+        )));
     }
     let options = ask.write_options()?;
     let mut warnings = Vec::new();

@@ -1,6 +1,5 @@
 //! DELETE on one object, or on all that a selector chooses.
 
-
 use bytes::Bytes;
 use http::StatusCode;
 use jiff::SignedDuration;
@@ -9,9 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, Status, Time
 use crate::{
     admission,
     ask::Ask,
-    body,
-    parts,
-    query,
+    body, parts, query,
     registry::Stored,
     reply::{self, Answer, Response},
     target::Target,
@@ -48,10 +45,10 @@ pub async fn delete(ask: &Ask, bytes: &Bytes) -> Answer<Response> {
 /// Deletes all objects that the selectors choose: 200 with the list of them.
 pub async fn collection(ask: Ask, bytes: &Bytes) -> Answer<Response> {
     let options = options(&ask, bytes)?;
-    let mut found = super::list::select(&ask).await?;
+    let found = super::list::select(&ask).await?;
     let mut one = ask;
     let all = one.target.clone();
-    for item in &mut found.items {
+    for item in &found.items {
         let namespace = Some(item.namespace().to_owned()).filter(|ns| !ns.is_empty());
         one.target = Target { namespace, name: Some(item.name().to_owned()), ..all.clone() };
         match run(&one, &options).await {
@@ -61,7 +58,7 @@ pub async fn collection(ask: Ask, bytes: &Bytes) -> Answer<Response> {
         }
     }
     one.target = all;
-    super::list::shown(&one, found)
+    super::list::shown(&one, &found)
 }
 
 fn options(ask: &Ask, bytes: &Bytes) -> Answer<DeleteOptions> {
@@ -70,7 +67,9 @@ fn options(ask: &Ask, bytes: &Bytes) -> Answer<DeleteOptions> {
         None => query::delete_options(&ask.query)?,
     };
     if options.orphan_dependents.is_some() && options.propagation_policy.is_some() {
-        return Err(invalid("propagationPolicy: Invalid value: orphanDependents and deletionPropagation cannot be both set"));
+        return Err(invalid(
+            "propagationPolicy: Invalid value: orphanDependents and deletionPropagation cannot be both set",
+        ));
     }
     match options.propagation_policy.as_deref() {
         None | Some("Foreground" | "Background" | "Orphan") => Ok(options),
@@ -173,4 +172,3 @@ fn finalizers(list: &mut Vec<String>, options: &DeleteOptions) {
         list.push(wanted.to_owned());
     }
 }
-

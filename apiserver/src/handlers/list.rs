@@ -58,7 +58,7 @@ pub struct Found {
 /// The list in the form that the client accepts.
 pub async fn list(ask: &Ask) -> Answer<Response> {
     let found = select(ask).await?;
-    shown(ask, found)
+    shown(ask, &found)
 }
 
 /// The objects that the query chooses.
@@ -190,7 +190,7 @@ fn outdated(error: &store::Error, after: &str, options: &ListOptions) -> Box<Sta
 }
 
 /// A list in the form that the client accepts.
-pub fn shown(ask: &Ask, found: Found) -> Answer<Response> {
+pub fn shown(ask: &Ask, found: &Found) -> Answer<Response> {
     let form = negotiate::form(&ask.headers, true)?;
     let revision = found.revision.to_string();
     let (continues, remaining) = (found.continues.as_str(), found.remaining);

@@ -92,7 +92,8 @@ fn unfit(ask: &Ask, error: &patch::Error) -> Box<Status> {
 /// Server-side apply (KEP-555).
 async fn apply(ask: &Ask, bytes: &Bytes, door: Door, options: &WriteOptions) -> Answer<Response> {
     if ask.query.get("fieldManager").is_empty() {
-        let text = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
+        let text =
+            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
         return Err(Box::new(api::status::failure(422, "Invalid", text)));
     }
     let ty = Schema::of(ask.kind()).ok_or_else(|| internal("the kind has no schema to apply with"))?;
@@ -104,8 +105,7 @@ async fn apply(ask: &Ask, bytes: &Bytes, door: Door, options: &WriteOptions) -> 
     let merge = |live: Option<&Value>| -> Answer<Box<dyn Stored>> {
         let (api_version, now) = (ask.kind().api_version(), parts::now().to_string());
         let subresource = if door == Door::Status { "status" } else { "" };
-        let writer =
-            managed::Writer { manager: &options.manager, api_version: &api_version, subresource, now: &now };
+        let writer = managed::Writer { manager: &options.manager, api_version: &api_version, subresource, now: &now };
         let merged = managed::apply(ty, live, &applied, &writer, options.force)
             .map_err(|error| Box::new(error.status(ask.kind(), ask.target.name())))?;
         ask.entry.read(merged).map_err(|error| Box::new(api::status::bad_request(error.to_string())))

@@ -6,9 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use k8s_openapi::{
     api::{
-        authentication::v1::{
-            SelfSubjectReview, SelfSubjectReviewStatus, TokenReview, TokenReviewStatus, UserInfo,
-        },
+        authentication::v1::{SelfSubjectReview, SelfSubjectReviewStatus, TokenReview, TokenReviewStatus, UserInfo},
         authorization::v1::{
             LocalSubjectAccessReview, NonResourceRule, ResourceRule, SelfSubjectAccessReview, SelfSubjectRulesReview,
             SubjectAccessReview, SubjectAccessReviewSpec, SubjectAccessReviewStatus, SubjectRulesReviewStatus,
@@ -49,12 +47,54 @@ const AUTHORIZATION: &str = "authorization.k8s.io";
 
 /// All of them.
 pub const KINDS: &[Virtual] = &[
-    Virtual { group: AUTHENTICATION, version: "v1", plural: "selfsubjectreviews", kind: "SelfSubjectReview", namespaced: false, answer: who_am_i },
-    Virtual { group: AUTHENTICATION, version: "v1", plural: "tokenreviews", kind: "TokenReview", namespaced: false, answer: token },
-    Virtual { group: AUTHORIZATION, version: "v1", plural: "localsubjectaccessreviews", kind: "LocalSubjectAccessReview", namespaced: true, answer: local_access },
-    Virtual { group: AUTHORIZATION, version: "v1", plural: "selfsubjectaccessreviews", kind: "SelfSubjectAccessReview", namespaced: false, answer: own_access },
-    Virtual { group: AUTHORIZATION, version: "v1", plural: "selfsubjectrulesreviews", kind: "SelfSubjectRulesReview", namespaced: false, answer: own_rules },
-    Virtual { group: AUTHORIZATION, version: "v1", plural: "subjectaccessreviews", kind: "SubjectAccessReview", namespaced: false, answer: access },
+    Virtual {
+        group: AUTHENTICATION,
+        version: "v1",
+        plural: "selfsubjectreviews",
+        kind: "SelfSubjectReview",
+        namespaced: false,
+        answer: who_am_i,
+    },
+    Virtual {
+        group: AUTHENTICATION,
+        version: "v1",
+        plural: "tokenreviews",
+        kind: "TokenReview",
+        namespaced: false,
+        answer: token,
+    },
+    Virtual {
+        group: AUTHORIZATION,
+        version: "v1",
+        plural: "localsubjectaccessreviews",
+        kind: "LocalSubjectAccessReview",
+        namespaced: true,
+        answer: local_access,
+    },
+    Virtual {
+        group: AUTHORIZATION,
+        version: "v1",
+        plural: "selfsubjectaccessreviews",
+        kind: "SelfSubjectAccessReview",
+        namespaced: false,
+        answer: own_access,
+    },
+    Virtual {
+        group: AUTHORIZATION,
+        version: "v1",
+        plural: "selfsubjectrulesreviews",
+        kind: "SelfSubjectRulesReview",
+        namespaced: false,
+        answer: own_rules,
+    },
+    Virtual {
+        group: AUTHORIZATION,
+        version: "v1",
+        plural: "subjectaccessreviews",
+        kind: "SubjectAccessReview",
+        namespaced: false,
+        answer: access,
+    },
 ];
 
 /// The review that a path means.
@@ -101,8 +141,7 @@ fn info(user: &User) -> UserInfo {
 fn token(parts: &Parts, _: &Arc<User>, _: &Target, headers: &HeaderMap, bytes: &Bytes) -> Answer<Response> {
     let mut review: TokenReview = read(headers, bytes)?;
     let asked = review.spec.audiences.clone().unwrap_or_default();
-    let audiences: Vec<&str> =
-        if asked.is_empty() { vec![ISSUER] } else { asked.iter().map(String::as_str).collect() };
+    let audiences: Vec<&str> = if asked.is_empty() { vec![ISSUER] } else { asked.iter().map(String::as_str).collect() };
     let now = parts::now().as_second();
     let token = review.spec.token.clone();
     review.status = Some(match authn::token_user(&token, &audiences, &parts.tokens, &parts.cache, now) {

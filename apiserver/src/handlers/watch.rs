@@ -203,9 +203,9 @@ impl Watching {
 
     fn bookmark_of(&mut self, revision: Revision, end_of_initial: bool) -> Bytes {
         let kind = self.cache.entry.kind();
-        let annotations =
-            if end_of_initial { ",\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}" } else { "" };
-        let meta = format!("\"metadata\":{{\"resourceVersion\":\"{revision}\",\"creationTimestamp\":null{annotations}}}");
+        let annotations = if end_of_initial { ",\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}" } else { "" };
+        let meta =
+            format!("\"metadata\":{{\"resourceVersion\":\"{revision}\",\"creationTimestamp\":null{annotations}}}");
         let object = match self.shape.form {
             Form::Plain => format!("{{\"kind\":\"{}\",\"apiVersion\":\"{}\",{meta}}}", kind.kind, kind.api_version()),
             Form::Metadata(version) => {

@@ -16,6 +16,7 @@ pub const SOON: Duration = Duration::from_secs(20);
 
 pub struct Cluster {
     pub server: Arc<Server>,
+    /// Where it listens.
     pub address: SocketAddr,
     dir: tempfile::TempDir,
     shutdown: CancellationToken,
@@ -139,5 +140,8 @@ pub async fn ask(service: Local, method: &str, path: &str, media_type: &str, bod
     let response = service.oneshot(request).await.unwrap();
     let code = response.status();
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
-    (code, serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned())))
+    (
+        code,
+        serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned())),
+    )
 }

@@ -36,7 +36,10 @@ async fn a_deployment_lives_its_life() {
     fine(cluster.kubectl("apply -f -", DEPLOYMENT).await, "deployment.apps/web created");
     fine(cluster.kubectl("apply -f -", DEPLOYMENT).await, "deployment.apps/web unchanged");
     let more = DEPLOYMENT.replace("replicas: 3", "replicas: 4");
-    fine(cluster.kubectl("apply --dry-run=server -f -", &more).await, "deployment.apps/web configured (server dry run)");
+    fine(
+        cluster.kubectl("apply --dry-run=server -f -", &more).await,
+        "deployment.apps/web configured (server dry run)",
+    );
     fine(cluster.kubectl("get deploy web -o jsonpath={.spec.replicas}", "").await, "3");
     fine(cluster.kubectl("apply -f -", &more).await, "deployment.apps/web configured");
     fine(cluster.kubectl("get deployment", "").await, "NAME   READY   UP-TO-DATE   AVAILABLE   AGE\nweb    0/4");
@@ -46,7 +49,9 @@ async fn a_deployment_lives_its_life() {
     fine(cluster.kubectl("get deploy -l tier=front -o name", "").await, "deployment.apps/web");
     fine(cluster.kubectl("set image deployment/web web=nginx:2", "").await, "image updated");
     fine(
-        cluster.kubectl(r#"patch deploy web --type=json -p=[{"op":"replace","path":"/spec/paused","value":true}]"#, "").await,
+        cluster
+            .kubectl(r#"patch deploy web --type=json -p=[{"op":"replace","path":"/spec/paused","value":true}]"#, "")
+            .await,
         "patched",
     );
     fine(cluster.kubectl("describe deployment web", "").await, "nginx:2");

@@ -1,4 +1,6 @@
 //! The API server as its clients see it: over loopback TLS with kubectl, and called as a service.
 
+#![allow(clippy::unwrap_used)]
+
 mod cluster;
 mod kubectl;

@@ -19,8 +19,8 @@ pub async fn replace(ask: &Ask, bytes: &Bytes) -> Answer<Response> {
         .ok_or_else(|| Box::new(api::status::bad_request("the body must be a Namespace")))?;
     let stored = write::update(ask, Door::Own, &options, Track::Compare, |old| {
         let mut new = old.boxed();
-        let namespace =
-            downcast_mut::<Namespace>(&mut *new).ok_or_else(|| Box::new(api::status::method_not_allowed("finalize")))?;
+        let namespace = downcast_mut::<Namespace>(&mut *new)
+            .ok_or_else(|| Box::new(api::status::method_not_allowed("finalize")))?;
         namespace.metadata.resource_version.clone_from(&sent.metadata.resource_version);
         if sent.metadata.uid.is_some() {
             namespace.metadata.uid.clone_from(&sent.metadata.uid);

@@ -91,7 +91,9 @@ async fn bind(ask: &Ask, spec: &TokenRequestSpec, binding: &mut Binding) -> Answ
     let found = found.ok_or_else(|| Box::new(api::status::not_found(kind, &name)))?;
     let uid = found.meta().uid.clone().unwrap_or_default();
     if let Some(wanted) = reference.uid.as_ref().filter(|wanted| **wanted != uid) {
-        let why = format!("the UID in the bound object reference ({wanted}) does not match the UID in record. The object might have been deleted and then recreated");
+        let why = format!(
+            "the UID in the bound object reference ({wanted}) does not match the UID in record. The object might have been deleted and then recreated"
+        );
         return Err(Box::new(api::status::conflict(kind, &name, &why)));
     }
     let named = Named { name, uid };
@@ -102,7 +104,10 @@ async fn bind(ask: &Ask, spec: &TokenRequestSpec, binding: &mut Binding) -> Answ
     let spec = pod.spec.as_ref();
     let account = spec.and_then(|s| s.service_account_name.as_deref()).unwrap_or("default");
     if account != ask.target.name() {
-        let text = format!("cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.", ask.target.name());
+        let text = format!(
+            "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
+            ask.target.name()
+        );
         return Err(Box::new(api::status::bad_request(text)));
     }
     if let Some(node) = spec.and_then(|s| s.node_name.clone()).filter(|n| !n.is_empty()) {
