@@ -83,8 +83,7 @@ fn unfit(ask: &Ask, error: &patch::Error) -> Box<Status> {
     match error {
         patch::Error::Malformed(why) => Box::new(api::status::bad_request(why)),
         patch::Error::Unfit(why) => {
-            let text = format!("the server rejected our request due to an error in our request: {why}");
-            Box::new(api::status::about(ask.kind(), ask.target.name(), api::status::failure(422, "Invalid", text)))
+            Box::new(api::status::about(ask.kind(), ask.target.name(), api::status::failure(422, "Invalid", why)))
         }
     }
 }

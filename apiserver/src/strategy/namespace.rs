@@ -46,6 +46,14 @@ impl Strategy for Namespaces {
         new.spec.clone_from(&old.spec);
     }
 
+    fn prepare_delete(&self, object: &mut Namespace) {
+        object.status.get_or_insert_default().phase = Some("Terminating".into());
+    }
+
+    fn holds(&self, object: &Namespace) -> bool {
+        object.spec.as_ref().and_then(|s| s.finalizers.as_ref()).is_some_and(|f| !f.is_empty())
+    }
+
     fn validate(&self, _object: &Namespace) -> Errors {
         Errors::new()
     }

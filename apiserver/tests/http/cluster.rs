@@ -1,6 +1,6 @@
 //! The cluster of a test: a real server on a store in memory, on loopback TLS, with a kubeconfig for kubectl.
 
-use std::{net::SocketAddr, process::Stdio, sync::Arc, time::Duration};
+use std::{process::Stdio, sync::Arc, time::Duration};
 
 use apiserver::{Config, Local, Server, User};
 use axum::body::Body;
@@ -16,8 +16,6 @@ pub const SOON: Duration = Duration::from_secs(20);
 
 pub struct Cluster {
     pub server: Arc<Server>,
-    /// Where it listens.
-    pub address: SocketAddr,
     dir: tempfile::TempDir,
     shutdown: CancellationToken,
 }
@@ -56,7 +54,7 @@ impl Cluster {
         let shutdown = CancellationToken::new();
         let (serving, ended) = (Arc::clone(&server), shutdown.clone());
         tokio::spawn(async move { serving.serve(vec![listener], ended).await });
-        let cluster = Self { server, address, dir, shutdown };
+        let cluster = Self { server, dir, shutdown };
         // the last object of the bootstrap
         let slice = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
         cluster.until(slice, |code, _| code == StatusCode::OK).await;
