@@ -5,12 +5,21 @@
 //! one, and dies with it.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::Ipv4Addr,
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-use futures::TryStreamExt;
-use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use ipnet::Ipv4Net;
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoData, InfoKind, InfoVeth},
+};
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
+
+use crate::{
+    link, route,
+    socket::{self, Mode, Request, Socket},
+};
 
 /// The bridge's name inside the underlay's namespace.
 pub const BRIDGE: &str = "underlay0";
@@ -24,9 +33,6 @@ const PREFIX: u8 = 24;
 /// Why the underlay could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No netlink socket, or no runtime for it.
-    #[error("cannot open netlink for the underlay")]
-    Open(#[source] std::io::Error),
     /// The kernel refused.
     #[error("cannot {operation} {link} of the underlay")]
     Netlink {
@@ -36,85 +42,70 @@ pub enum Error {
         link: String,
         /// What the kernel said.
         #[source]
-        source: rtnetlink::Error,
+        source: socket::Error,
     },
-    /// A link that was just made is not there.
+    /// A link that should be there is not.
     #[error("link {0} of the underlay vanished")]
     Vanished(String),
 }
 
-fn failed(operation: &'static str, link: &str) -> impl FnOnce(rtnetlink::Error) -> Error {
+fn failed(operation: &'static str, link: &str) -> impl Fn(socket::Error) -> Error {
     move |source| Error::Netlink { operation, link: link.to_owned(), source }
 }
 
 /// Makes the bridge with `gateway` as its address, in the namespace of the calling thread.
 pub fn lay(gateway: Ipv4Addr) -> Result<(), Error> {
-    with_netlink(async |handle| {
-        let bridge = LinkMessageBuilder::<LinkBridge>::new(BRIDGE).up().build();
-        handle.link().add(bridge).execute().await.map_err(failed("make", BRIDGE))?;
-        let index = index_of(&handle, BRIDGE).await?;
-        let address = IpAddr::V4(gateway);
-        handle.address().add(index, address, PREFIX).execute().await.map_err(failed("address", BRIDGE))?;
-        up(&handle, "lo").await
-    })
+    let failed = failed("make", BRIDGE);
+    let socket = Socket::route().map_err(&failed)?;
+    let bridge = RouteNetlinkMessage::NewLink(LinkBridge::new(BRIDGE).up().build());
+    socket.apply(vec![Request::new("create the bridge", Mode::Create, bridge), link::up("lo")]).map_err(&failed)?;
+    let index = index_of(&socket, BRIDGE)?;
+    socket.apply(vec![route::add_address(index, network(gateway))]).map_err(&failed)
 }
 
 /// Runs a cable named `cable` from the bridge to the namespace `node`, where its end is [`UPLINK`]. Called in the bridge's
 /// namespace; [`configure`] gives the far end its address.
 pub fn plug(cable: &str, node: BorrowedFd<'_>) -> Result<(), Error> {
-    with_netlink(async |handle| {
-        let veth = LinkMessageBuilder::<LinkVeth>::new(cable, UPLINK).up().build();
-        let far = LinkUnspec::new_with_name(UPLINK).setns_by_fd(node.as_raw_fd()).build();
-        handle.link().add(veth).execute().await.map_err(failed("make", cable))?;
-        handle.link().change(far).execute().await.map_err(failed("move", UPLINK))?;
-        let bridge = index_of(&handle, BRIDGE).await?;
-        let near = LinkUnspec::new_with_name(cable).controller(bridge).up().build();
-        handle.link().change(near).execute().await.map_err(failed("attach", cable))
-    })
+    let socket = Socket::route().map_err(failed("make", cable))?;
+    let far = LinkUnspec::new_with_name(UPLINK).setns_by_fd(node.as_raw_fd()).build();
+    let near = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+        .name(cable)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
+        .controller(index_of(&socket, BRIDGE)?)
+        .up();
+    let near = RouteNetlinkMessage::NewLink(near.build());
+    socket.apply(vec![Request::new("create the cable", Mode::Create, near)]).map_err(failed("make", cable))
 }
 
 /// Pulls the cable out of the bridge, or puts it back: the node stays as it is, and is cut off. Called in the bridge's
 /// namespace.
 pub fn connect(cable: &str, connected: bool) -> Result<(), Error> {
-    with_netlink(async |handle| {
-        let link = LinkUnspec::new_with_name(cable);
-        let link = if connected { link.up() } else { link.down() };
-        handle.link().change(link.build()).execute().await.map_err(failed("switch", cable))
-    })
+    let failed = failed("switch", cable);
+    let link = LinkUnspec::new_with_name(cable);
+    let link = if connected { link.up() } else { link.down() };
+    let request = Request::new("switch the cable", Mode::Change, RouteNetlinkMessage::NewLink(link.build()));
+    Socket::route().and_then(|socket| socket.apply(vec![request])).map_err(failed)
 }
 
 /// Gives the calling thread's [`UPLINK`] its address and the default route.
 pub fn configure(address: Ipv4Addr, gateway: Ipv4Addr) -> Result<(), Error> {
-    with_netlink(async |handle| {
-        up(&handle, "lo").await?;
-        let index = index_of(&handle, UPLINK).await?;
-        let ip = IpAddr::V4(address);
-        handle.address().add(index, ip, PREFIX).execute().await.map_err(failed("address", UPLINK))?;
-        up(&handle, UPLINK).await?;
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
-        handle.route().add(route).execute().await.map_err(failed("route through", UPLINK))
-    })
+    let failed = failed("configure", UPLINK);
+    let socket = Socket::route().map_err(&failed)?;
+    let index = index_of(&socket, UPLINK)?;
+    let requests = vec![
+        link::up("lo"),
+        route::add_address(index, network(address)),
+        link::up(UPLINK),
+        route::add_default(index, gateway),
+    ];
+    socket.apply(requests).map_err(&failed)
 }
 
-async fn up(handle: &Handle, name: &str) -> Result<(), Error> {
-    let link = LinkUnspec::new_with_name(name).up().build();
-    handle.link().change(link).execute().await.map_err(failed("raise", name))
+fn network(address: Ipv4Addr) -> Ipv4Net {
+    Ipv4Net::new_assert(address, PREFIX)
 }
 
-async fn index_of(handle: &Handle, name: &str) -> Result<u32, Error> {
-    let mut links = handle.link().get().match_name(name.to_owned()).execute();
-    let link = links.try_next().await.map_err(failed("find", name))?;
-    link.map(|l| l.header.index).ok_or_else(|| Error::Vanished(name.to_owned()))
-}
-
-/// Runs `work` with a netlink socket of the calling thread's namespace.
-fn with_netlink<T>(work: impl AsyncFnOnce(Handle) -> Result<T, Error>) -> Result<T, Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Open)?;
-    runtime.block_on(async {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Open)?;
-        let driver = tokio::spawn(connection);
-        let done = work(handle).await;
-        driver.abort();
-        done
-    })
+fn index_of(socket: &Socket, name: &str) -> Result<u32, Error> {
+    let found = link::find(socket, name).map_err(failed("find", name))?;
+    found.map(|link| link.index).ok_or_else(|| Error::Vanished(name.to_owned()))
 }
