@@ -78,10 +78,7 @@ impl Layers {
         rustix::fs::mkdir(temporary, Mode::from_raw_mode(0o755)).map_err(error::os("make", temporary))?;
         let root = open_folder(temporary)?;
         let again = root.try_clone().map_err(error::io("open", temporary))?;
-        let (blob_digest, diff_id, size) = read_layer(&expected.subject, blob, root, &self.limits)?;
-        if let Some(wanted) = expected.blob.as_ref().filter(|wanted| **wanted != blob_digest) {
-            return Err(mismatch(&expected.subject, wanted, &blob_digest));
-        }
+        let (diff_id, size) = read_layer(expected, blob, root, &self.limits)?;
         if diff_id != expected.diff_id {
             let subject = format!("uncompressed {}", expected.subject);
             return Err(mismatch(&subject, &expected.diff_id, &diff_id));
@@ -136,25 +133,31 @@ fn remove_folder(path: &Path) -> Result<(), Error> {
     crate::tree::remove(std::os::fd::AsFd::as_fd(&parent), name).map_err(error::os("remove", path))
 }
 
-/// Unpacks into `root` and returns the digests of the bytes as they came and uncompressed, and the size of all files.
+/// Unpacks into `root` and returns the digest of the uncompressed archive and the size of all files.
 fn read_layer(
-    subject: &str,
+    expected: &Expected,
     blob: impl Read,
     root: std::os::fd::OwnedFd,
     limits: &Limits,
-) -> Result<(Digest, Digest, u64), Error> {
+) -> Result<(Digest, u64), Error> {
+    let subject = &expected.subject;
     let read = |error: std::io::Error| error::io("read", subject)(error);
     let count = Cell::new(0);
     let mut blob = Hashing::new(Counting { reader: blob, count: &count });
-    let size;
-    let diff_id;
-    {
-        let plain = decompress(subject, BufReader::with_capacity(128 * 1024, &mut blob))?;
+    let unpacked = decompress(subject, BufReader::with_capacity(128 * 1024, &mut blob)).and_then(|plain| {
         let mut tar = Hashing::new(plain);
-        size = unpack::unpack(subject, &mut tar, root, limits, &|| count.get())?;
-        diff_id = tar.finish(TRAILER_MAX).map_err(read)?;
+        let size = unpack::unpack(subject, &mut tar, root, limits, &|| count.get())?;
+        Ok((tar.finish(TRAILER_MAX).map_err(read)?, size))
+    });
+    if let Err(Error::Limit { .. } | Error::NoSpace { .. }) = unpacked {
+        return unpacked;
     }
-    Ok((blob.finish(TRAILER_MAX).map_err(read)?, diff_id, size))
+    // What could not be unpacked is most likely not what was named: that says more.
+    match (blob.finish(limits.bytes), &expected.blob) {
+        (Ok(actual), Some(wanted)) if actual != *wanted => Err(mismatch(subject, wanted, &actual)),
+        (Err(error), _) if unpacked.is_ok() => Err(read(error)),
+        _ => unpacked,
+    }
 }
 
 struct Counting<'a, R> {
