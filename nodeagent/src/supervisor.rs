@@ -34,7 +34,7 @@ use std::{
     fs::{self, DirBuilder, File},
     io::{self, Read as _, Write as _},
     os::{
-        fd::OwnedFd,
+        fd::{AsFd as _, OwnedFd},
         unix::{
             fs::{DirBuilderExt as _, OpenOptionsExt as _},
             net::UnixListener,
@@ -60,12 +60,22 @@ const READY: &str = "ready";
 struct Arguments {
     dir: PathBuf,
     cgroup_root: String,
+    /// Runs from a read-only mount.
+    sealed: bool,
 }
+
+/// Says that the program runs from a read-only mount.
+const SEALED: &str = "--sealed";
 
 /// The program `supervisor --dir DIR --cgroup-root PATH`: starts a supervisor for the folder unless one runs, and returns
 /// when it answers. To be called first thing in `main`, while the process has one thread.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let started = parse(arguments).and_then(|arguments| start(&arguments));
+    let started = parse(arguments).and_then(|arguments| {
+        if !arguments.sealed {
+            seal();
+        }
+        start(&arguments)
+    });
     match started {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -76,12 +86,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> io::Result<Arguments> {
-    let (mut dir, mut cgroup_root) = (None, None);
+    let (mut dir, mut cgroup_root, mut sealed) = (None, None, false);
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--dir") => dir = arguments.next(),
             Some("--cgroup-root") => cgroup_root = arguments.next(),
+            Some(SEALED) => sealed = true,
             _ => return Err(wrong(format!("unknown argument {}", argument.display()))),
         }
     }
@@ -92,7 +103,30 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> io::Result<Arguments>
     if below.is_empty() || below.split('/').any(|part| matches!(part, "" | "." | "..")) {
         return Err(wrong(format!("--cgroup-root {cgroup_root:?} is no path below the root")));
     }
-    Ok(Arguments { dir: std::path::absolute(PathBuf::from(dir))?, cgroup_root })
+    Ok(Arguments { dir: std::path::absolute(PathBuf::from(dir))?, cgroup_root, sealed })
+}
+
+/// Executes this very program again from a read-only mount of its file that nobody else has: a container that gets hold
+/// of its own `/proc/self/exe` while it is still ours cannot write to it (CVE-2019-5736). Returns if that cannot be done.
+fn seal() {
+    let sealed = || -> io::Result<()> {
+        let flags = rustix::mount::OpenTreeFlags::OPEN_TREE_CLONE | rustix::mount::OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let program = rustix::mount::open_tree(rustix::fs::CWD, "/proc/self/exe", flags)?;
+        let readonly = sys::MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..sys::MountAttributes::default() };
+        sys::set_mount_attributes(program.as_fd(), readonly)?;
+        let text = |text: OsString| std::ffi::CString::new(text.into_encoded_bytes()).map_err(io::Error::other);
+        let mut arguments: Vec<_> = std::env::args_os().map(text).collect::<Result<_, _>>()?;
+        arguments.push(text(SEALED.into())?);
+        let variables: Vec<_> = std::env::vars_os()
+            .map(|(name, value)| text([name, value].join(std::ffi::OsStr::new("="))))
+            .collect::<Result<_, _>>()?;
+        let Err(errno) =
+            nix::unistd::execveat(&program, c"", &arguments, &variables, nix::fcntl::AtFlags::AT_EMPTY_PATH);
+        Err(errno.into())
+    };
+    if let Err(error) = sealed() {
+        note(format_args!("runs from a writable file: {error}"));
+    }
 }
 
 fn wrong(why: String) -> io::Error {

@@ -416,6 +416,63 @@ async fn exec_runs_beside_the_container() {
 }
 
 #[tokio::test]
+async fn many_layers_lie_on_each_other() {
+    let node = Node::new().await;
+    let mut layers = vec![node.layer.clone()];
+    for number in 0..150 {
+        let layer = node.folder.path().join(format!("a-layer-with-quite-a-long-name-as-digests-are-{number}"));
+        fs::create_dir(&layer).unwrap();
+        fs::write(layer.join("top"), format!("{number}\n")).unwrap();
+        fs::write(layer.join(format!("only-{number}")), "").unwrap();
+        layers.push(layer);
+    }
+    let (_, log) = node.run(&Container { layers, ..node.container("c", "cat /top; ls / | grep -c only-") }).await;
+    assert_eq!(log, "149\n150\n");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn the_supervisors_program_is_out_of_reach() {
+    let node = Node::new().await;
+    symlink("/proc/self/exe", node.layer.join("bin/self")).unwrap();
+    let before = fs::read(&node.config.exe).unwrap();
+    // Executes the supervisor's own file, as it would be while a container starts.
+    let own = Container { args: vec!["self".into()], ..node.container("own", "") };
+    match node.runtime.start(&own).await {
+        Ok(_) => assert!(node.ended("own").await.code >= 0),
+        Err(error) => assert!(matches!(error, Error::Start { .. }), "{error}"),
+    }
+    // Nobody can write to a program that runs; what a container could keep is a handle for afterwards.
+    let pid = node.supervisor_pid();
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+    let handle = rustix::fs::open(format!("/proc/{pid}/exe"), flags, rustix::fs::Mode::empty()).unwrap();
+    let exe = node.config.exe.clone();
+    node.finish().await;
+    let deadline = Instant::now() + DEADLINE;
+    let refused = loop {
+        let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&handle));
+        let error = fs::File::options().write(true).open(again).unwrap_err();
+        if error.raw_os_error() != Some(libc::ETXTBSY) || Instant::now() > deadline {
+            break error;
+        }
+    };
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+    assert!(fs::read(exe).unwrap() == before);
+}
+
+#[tokio::test]
+async fn users_can_open_their_streams_and_find_what_they_expect() {
+    let node = Node::new().await;
+    let script = "echo again > /dev/stdout; echo $HOSTNAME $PATH $TERM";
+    let (_, log) = node.run(&Container { uid: 1000, ..node.container("c", script) }).await;
+    assert_eq!(log, "again\nweb-0 /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n");
+    node.runtime.start(&node.container("e", "sleep 1000")).await.unwrap();
+    let (_, out, _) = node.exec("e", Exec { tty: true, ..sh("echo $TERM") }, b"").await;
+    assert_eq!(out, "xterm\r\n");
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn a_terminal_of_its_own() {
     let node = Node::new().await;
     let (exit, log) = node.run(&Container { tty: true, ..node.container("c", "tty; echo x >&2; exit 4") }).await;

@@ -63,7 +63,7 @@ pub(super) fn init(plan: &Plan<'_>, stdio: Stdio, channel: BorrowedFd<'_>) -> Re
         (None, Some(devpts)) => terminal::open(devpts.as_fd(), channel)?,
         (None, None) => return Err(Failure::system("open", "terminal", "no devpts")),
     }
-    become_program(container, &container.args)
+    become_program(container, &container.args, container.tty)
 }
 
 /// Becomes a process beside the container's first, in all its namespaces. The PID namespace is the caller's to enter.
@@ -86,7 +86,7 @@ pub(super) fn join(
         Some(stdio) => terminal::without(stdio)?,
         None => terminal::open(terminal::devpts()?.as_fd(), channel)?,
     }
-    become_program(container, &exec.args)
+    become_program(container, &exec.args, exec.tty)
 }
 
 fn prepare(joins: &[PathBuf], oom_score_adj: i32) -> Result<(), Failure> {
@@ -105,11 +105,12 @@ fn unshare_cgroup() -> Result<(), Failure> {
     nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).map_err(|e| Failure::system("unshare", "cgroup namespace", e))
 }
 
-fn become_program(container: &Container, args: &[String]) -> Result<Infallible, Failure> {
+fn become_program(container: &Container, args: &[String], tty: bool) -> Result<Infallible, Failure> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let home = program::home(container.uid);
+    let env = program::environment(container, tty);
+    terminal::hand_over(container.uid);
     program::enter_folder(&container.cwd)?;
     identity::take(container)?;
     sys::close_on_exec_from(3).map_err(|e| Failure::system("close", "descriptors", e))?;
-    Err(program::execute(args, &container.env, &home))
+    Err(program::execute(args, &env))
 }

@@ -309,6 +309,7 @@ impl Server {
             (What::Container(container), Some(failure)) => {
                 self.discard(&container.state);
                 self.reply(asker, Err(failure), Vec::new());
+                self.finish_removals();
             }
             (What::Exec(number), None) => {
                 self.execs.insert(born.pid, Exec { number, connection: asker.connection });
@@ -347,13 +348,17 @@ impl Server {
                 self.kill(&state);
                 self.discard(&state);
                 self.reply(asker, Err(Failure::system("record", &state.id, error)), Vec::new());
+                self.finish_removals();
             }
         }
     }
 
-    /// Whether a container of this id is on its way.
-    pub(super) fn is_starting(&self, id: &str) -> bool {
-        self.starting.values().any(|starting| matches!(&starting.what, What::Container(c) if c.state.id == id))
+    /// Containers on their way to their program.
+    pub(super) fn on_their_way(&self) -> impl Iterator<Item = &ContainerState> {
+        self.starting.values().filter_map(|starting| match &starting.what {
+            What::Container(container) => Some(&container.state),
+            What::Exec(_) => None,
+        })
     }
 
     fn signalled(&mut self) -> io::Result<()> {

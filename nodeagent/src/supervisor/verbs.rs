@@ -97,8 +97,11 @@ impl Server {
         if let Some(container) = self.containers.get(&spec.id) {
             return Ok(Some(container.state.clone()));
         }
-        if self.is_starting(&spec.id) {
+        if self.on_their_way().any(|state| state.id == spec.id) {
             return Err(Failure::system("start", &spec.id, "it is being started"));
+        }
+        if self.removals.iter().any(|removal| removal.takes(&spec.sandbox)) {
+            return Err(Failure::system("start", &spec.id, "its sandbox is being removed"));
         }
         let sandbox = self.sandboxes.get(&spec.sandbox);
         let sandbox = sandbox.ok_or_else(|| Failure::NotFound { sandbox: true, id: spec.sandbox.clone() })?;
@@ -226,10 +229,9 @@ impl Server {
 
     /// Kills all containers of a removal, and finishes it when they have ended.
     pub(super) fn remove_when_dead(&mut self, removal: Removal) {
-        for container in self.containers.values() {
-            if container.state.exit.is_none() && removal.takes(&container.state.sandbox) {
-                self.kill(&container.state);
-            }
+        let running = self.containers.values().map(|container| &container.state).filter(|state| state.exit.is_none());
+        for state in running.chain(self.on_their_way()).filter(|state| removal.takes(&state.sandbox)) {
+            self.kill(state);
         }
         self.removals.push(removal);
         self.finish_removals();
@@ -238,8 +240,8 @@ impl Server {
     pub(super) fn finish_removals(&mut self) {
         let (ready, waiting): (Vec<Removal>, Vec<Removal>) =
             std::mem::take(&mut self.removals).into_iter().partition(|removal| {
-                let mut concerned = self.containers.values().filter(|c| removal.takes(&c.state.sandbox));
-                concerned.all(|container| container.state.exit.is_some())
+                let known = self.containers.values().map(|container| &container.state);
+                known.chain(self.on_their_way()).all(|state| !removal.takes(&state.sandbox) || state.exit.is_some())
             });
         self.removals = waiting;
         for removal in ready {

@@ -14,14 +14,32 @@ use rustix::{
 };
 
 use super::super::protocol::Failure;
+use crate::runtime::Container;
 
 /// Where programs are looked for when the environment does not say (docker's default).
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Largest `/etc/passwd` that is searched for a home, bytes.
 const PASSWD_MAX: u64 = 1 << 20;
 
+/// The container's environment, with what every program expects to be there (as containerd and runc add it).
+pub(super) fn environment(container: &Container, tty: bool) -> Vec<(String, String)> {
+    let mut env = container.env.clone();
+    let mut default = |name: &str, value: &dyn Fn() -> String| {
+        if !env.iter().any(|(known, _)| known == name) {
+            env.push((name.to_owned(), value()));
+        }
+    };
+    default("PATH", &|| PATH_DEFAULT.to_owned());
+    default("HOME", &|| home(container.uid));
+    default("HOSTNAME", &|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+    if tty {
+        default("TERM", &|| "xterm".to_owned());
+    }
+    env
+}
+
 /// The home of a user by the container's `/etc/passwd`, or `/`.
-pub(super) fn home(uid: u32) -> String {
+fn home(uid: u32) -> String {
     let read = || -> io::Result<String> {
         // Whatever lies there must not make the start hang.
         let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open("/etc/passwd")?;
@@ -50,7 +68,7 @@ pub(super) fn enter_folder(cwd: &Path) -> Result<(), Failure> {
 }
 
 /// Executes it; returns why it could not.
-pub(super) fn execute(args: &[String], env: &[(String, String)], home: &str) -> Failure {
+pub(super) fn execute(args: &[String], env: &[(String, String)]) -> Failure {
     let Some(name) = args.first().filter(|name| !name.is_empty()) else {
         return Failure::Start("no command specified".into());
     };
@@ -58,10 +76,7 @@ pub(super) fn execute(args: &[String], env: &[(String, String)], home: &str) -> 
         Ok(path) => path,
         Err(why) => return Failure::Start(why),
     };
-    let mut variables: Vec<String> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    if !env.iter().any(|(name, _)| name == "HOME") {
-        variables.push(format!("HOME={home}"));
-    }
+    let variables: Vec<String> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let strings = |list: &[String]| list.iter().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, _>>();
     let (Ok(program), Ok(arguments), Ok(variables)) =
         (CString::new(path.into_os_string().into_encoded_bytes()), strings(args), strings(&variables))

@@ -44,6 +44,18 @@ pub(super) fn open(devpts: BorrowedFd<'_>, channel: BorrowedFd<'_>) -> Result<()
     without([again()?, again()?, again()?])
 }
 
+/// Lets the container's user open its streams again, by `/dev/stdout`. Best effort: not every stream has an owner.
+pub(super) fn hand_over(uid: u32) {
+    let streams = [std::io::stdin().as_fd().try_clone_to_owned(), std::io::stdout().as_fd().try_clone_to_owned()];
+    for stream in streams.into_iter().chain([std::io::stderr().as_fd().try_clone_to_owned()]).flatten() {
+        // The node's own /dev/null stays root's.
+        let private = rustix::fs::fstat(&stream).is_ok_and(|stat| stat.st_rdev != rustix::fs::makedev(1, 3));
+        if private {
+            rustix::fs::fchown(&stream, Some(rustix::fs::Uid::from_raw(uid)), None).ok();
+        }
+    }
+}
+
 /// The devpts of the container that this process is in; nothing else that may lie at its path.
 pub(super) fn devpts() -> Result<OwnedFd, Failure> {
     let failed = |e| Failure::system("open", "/dev/pts", e);
