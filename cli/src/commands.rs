@@ -9,5 +9,6 @@ pub mod image;
 pub mod logs;
 pub mod rollout;
 pub mod scale;
+pub mod server;
 pub mod up;
 pub mod wait;

@@ -28,7 +28,7 @@ impl Verb {
 pub fn single_threaded() -> Option<ExitCode> {
     let mut words = std::env::args().skip(1);
     match words.next()?.as_str() {
-        //        "supervisor" => Some(nodeagent::supervisor::main(words)),
+                "supervisor" => Some(nodeagent::supervisor::main(std::env::args_os().skip(2))),
         "node-init" => Some(match up::init::run(&words.skip(1).collect::<Vec<_>>()) {
             Ok(code) => code,
             Err(error) => {
@@ -73,7 +73,8 @@ async fn verb(verb: Verb, target: &Target) -> Result<ExitCode> {
         Verb::Scale(args) => commands::scale::run(&Rest::connect(target).await?, &args, out).await?,
         Verb::Wait(args) => commands::wait::run(&Rest::connect(target).await?, &args, out).await?,
         Verb::Image(args) => commands::image::run(&args, out).await?,
-        Verb::Server(_) | Verb::Agent(_) | Verb::Hollow(_) => {}
+        Verb::Server(args) => commands::server::run(args).await?,
+        Verb::Agent(_) | Verb::Hollow(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -34,7 +34,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("etcd-client", &["store"]),
     ("raft", &["store"]),
     ("oci-client", &["image"]),
-    ("axum", &["apiserver", "nodeagent"]),
+    ("axum", &["apiserver", "nodeagent", "cli"]),
 ];
 
 fn root() -> PathBuf {

@@ -1,0 +1,141 @@
+//! `orlop server`: store, API server, scheduler and controllers in one process.
+
+use std::{
+    net::{SocketAddr, TcpListener as StdListener},
+    os::fd::AsFd,
+    path::Path,
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, bail};
+use apiserver::User;
+use client::Caches;
+use store::{Backend, Embedded, Etcd, EtcdTls};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::Server;
+
+/// Who the scheduler and the controllers are to the API.
+const SCHEDULER: &str = "system:kube-scheduler";
+const CONTROLLERS: &str = "system:kube-controller-manager";
+
+/// Runs until SIGTERM or Ctrl-C.
+pub async fn run(args: Server) -> Result<()> {
+    let shutdown = until_terminated()?;
+    let advertise = advertise(&args)?;
+    let listeners = listeners(&args).await?;
+    let external = args.external_address.unwrap_or(advertise);
+    std::fs::create_dir_all(&args.data_dir)
+        .with_context(|| format!("make the data folder {}", args.data_dir.display()))?;
+    let embedded = if args.etcd_servers.is_empty() { Some(open_store(&args.data_dir).await?) } else { None };
+    let store: Arc<dyn Backend> = match &embedded {
+        Some(store) => Arc::clone(store) as Arc<dyn Backend>,
+        None => Arc::new(connect_etcd(&args).await?),
+    };
+    let server = apiserver::Server::open(apiserver::Config {
+        data_dir: args.data_dir.clone(),
+        store,
+        exclusive: embedded.is_some(),
+        advertise: vec![advertise],
+        names: args.tls_sans.clone(),
+        url: format!("https://{external}"),
+    })
+    .context("open the API server")?;
+    apiserver::pki::write(&args.data_dir.join("token"), &server.join_token()).context("write the join token")?;
+    let server = Arc::new(server);
+    let components = start_components(&server, &args, &shutdown)?;
+    server.serve(listeners, shutdown.clone()).await;
+    for component in components {
+        component.await.context("a component panicked")?;
+    }
+    if let Some(store) = embedded {
+        store.close().await;
+    }
+    Ok(())
+}
+
+/// A token that is cancelled by the first SIGTERM or Ctrl-C.
+pub fn until_terminated() -> Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let token = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch for Ctrl-C")?;
+    let cancelled = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        cancelled.cancel();
+    });
+    Ok(token)
+}
+
+/// The address that nodes and pods reach this server at.
+fn advertise(args: &Server) -> Result<SocketAddr> {
+    if let Some(ip) = args.advertise_address {
+        return Ok(SocketAddr::new(ip, args.bind.port()));
+    }
+    if !args.bind.ip().is_unspecified() {
+        return Ok(args.bind);
+    }
+    // the address that a packet to anywhere would leave from; nothing is sent
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
+    let anywhere = (std::net::Ipv4Addr::new(192, 0, 2, 1), 9);
+    let found = socket.connect(anywhere).and_then(|()| socket.local_addr());
+    let found = found.context("this host has no route: say its address with --advertise-address")?;
+    Ok(SocketAddr::new(found.ip(), args.bind.port()))
+}
+
+async fn listeners(args: &Server) -> Result<Vec<TcpListener>> {
+    let bound = TcpListener::bind(args.bind)
+        .await
+        .with_context(|| format!("listen on {} (is another server running? --bind chooses another port)", args.bind))?;
+    let mut all = vec![bound];
+    if args.listen_stdin {
+        let handed = std::io::stdin().as_fd().try_clone_to_owned().context("take the handed socket")?;
+        let handed = StdListener::from(handed);
+        handed.set_nonblocking(true).context("use the handed socket")?;
+        all.push(TcpListener::from_std(handed).context("use the handed socket")?);
+    }
+    Ok(all)
+}
+
+async fn open_store(data_dir: &Path) -> Result<Arc<Embedded>> {
+    let dir = data_dir.join("store");
+    let opening = dir.clone();
+    // reading back the log blocks
+    let opened = tokio::task::spawn_blocking(move || Embedded::open(&opening, store::Options::default())).await;
+    let opened = opened.context("open the store")?.with_context(|| format!("open the store in {}", dir.display()))?;
+    Ok(Arc::new(opened))
+}
+
+async fn connect_etcd(args: &Server) -> Result<Etcd> {
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
+    let tls = match (&args.etcd_cafile, &args.etcd_certfile, &args.etcd_keyfile) {
+        (None, None, None) => None,
+        (Some(ca), Some(cert), Some(key)) => Some(EtcdTls { ca: read(ca)?, cert: read(cert)?, key: read(key)? }),
+        _ => bail!("--etcd-cafile, --etcd-certfile and --etcd-keyfile go together"),
+    };
+    Etcd::connect(&args.etcd_servers, tls).await.with_context(|| format!("connect to etcd at {}", args.etcd_servers.join(", ")))
+}
+
+/// The scheduler and the controllers, each an ordinary client whose requests are function calls.
+fn start_components(
+    server: &Arc<apiserver::Server>,
+    args: &Server,
+    shutdown: &CancellationToken,
+) -> Result<Vec<tokio::task::JoinHandle<()>>> {
+    let ca_path = args.data_dir.join("pki/ca.crt");
+    let ca = std::fs::read_to_string(&ca_path).with_context(|| format!("read {}", ca_path.display()))?;
+    let caches = |user: &str| {
+        let service = server.local(User::new(user, &["system:masters"]));
+        Caches::new(client::local::client(service, axum::body::Body::new))
+    };
+    let grace = std::time::Duration::from_secs(args.node_monitor_grace);
+    let config = controllers::Config { node_monitor_grace: grace, ..controllers::Config::new(ca) };
+    let controllers = tokio::spawn(controllers::run(caches(CONTROLLERS), config, shutdown.clone()));
+    let _ = SCHEDULER;
+    Ok(vec![controllers])
+}
