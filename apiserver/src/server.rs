@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use store::{Backend, Revision};
+use store::{Backend, Op, Revision, Txn};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +28,12 @@ use crate::{
 /// Between two compactions of the store, and so the shortest time that a page of a list can be continued (upstream's
 /// `etcd-compaction-interval`).
 const COMPACT_EVERY: Duration = Duration::from_secs(300);
+
+/// Between two tries to reach a store that does not answer at the start.
+const RETRY_EVERY: Duration = Duration::from_millis(500);
+
+/// The key whose only purpose is that a new store's first revision is not an object's.
+const BEGINNING: &[u8] = b"/registry/beginning";
 
 /// Names that the serving certificate always has.
 const NAMES: [&str; 6] = [
@@ -131,12 +137,35 @@ impl Server {
     pub async fn serve(&self, listeners: Vec<TcpListener>, shutdown: CancellationToken) {
         let parts = &self.parts;
         let ended = shutdown.child_token();
+        if shutdown.run_until_cancelled(begin_history(parts.backend.as_ref())).await.is_none() {
+            return;
+        }
         tokio::join!(
             parts.cache.run(ended.clone()),
             compact(Arc::clone(&parts.backend), ended.clone()),
             bootstrap::run(Arc::clone(parts), self.advertise.clone(), ended.clone()),
             listen::serve(Arc::clone(parts), self.tls.clone(), listeners, ended),
         );
+    }
+}
+
+/// Writes to a store that was never written to: clients take revision 0 for "any", so that a list of nothing needs one of
+/// its own, before the first object's.
+async fn begin_history(backend: &dyn Backend) {
+    let begin = async || {
+        if backend.status().await?.revision > 0 {
+            return Ok(());
+        }
+        let put = Op::Put { key: BEGINNING.into(), value: Vec::new().into(), lease: 0 };
+        backend.txn(Txn { success: vec![put], ..Txn::default() }).await.map(drop)
+    };
+    let mut retry = tokio::time::interval(RETRY_EVERY);
+    loop {
+        retry.tick().await;
+        match begin().await {
+            Ok(()) => return,
+            Err(error) => tracing::warn!(%error, "cannot begin the store's history, will try again"),
+        }
     }
 }
 

@@ -28,7 +28,7 @@ impl Verb {
 pub fn single_threaded() -> Option<ExitCode> {
     let mut words = std::env::args().skip(1);
     match words.next()?.as_str() {
-                "supervisor" => Some(nodeagent::supervisor::main(std::env::args_os().skip(2))),
+        "supervisor" => Some(nodeagent::supervisor::main(std::env::args_os().skip(2))),
         "node-init" => Some(match up::init::run(&words.skip(1).collect::<Vec<_>>()) {
             Ok(code) => code,
             Err(error) => {

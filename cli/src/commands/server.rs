@@ -118,7 +118,9 @@ async fn connect_etcd(args: &Server) -> Result<Etcd> {
         (Some(ca), Some(cert), Some(key)) => Some(EtcdTls { ca: read(ca)?, cert: read(cert)?, key: read(key)? }),
         _ => bail!("--etcd-cafile, --etcd-certfile and --etcd-keyfile go together"),
     };
-    Etcd::connect(&args.etcd_servers, tls).await.with_context(|| format!("connect to etcd at {}", args.etcd_servers.join(", ")))
+    Etcd::connect(&args.etcd_servers, tls)
+        .await
+        .with_context(|| format!("connect to etcd at {}", args.etcd_servers.join(", ")))
 }
 
 /// The scheduler and the controllers, each an ordinary client whose requests are function calls.
