@@ -26,15 +26,37 @@ const FAMILY_IPV4: u8 = 2;
 /// The header of a netlink message and that of a netfilter one.
 const HEADERS: usize = 20;
 
-/// The UDP endpoints that traffic went to before these changes, and does not after.
-pub fn stale<'a>(changes: impl Iterator<Item = (Option<&'a Part>, Option<&'a Part>)>) -> BTreeSet<SocketAddrV4> {
-    let mut gone = BTreeSet::new();
-    let mut here = BTreeSet::new();
+/// What the kernel must forget.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stale {
+    /// UDP endpoints that traffic went to before, and does not any more.
+    pub endpoints: BTreeSet<SocketAddrV4>,
+    /// UDP ports of the node that lead somewhere now: flows from before end at the node itself.
+    pub ports: BTreeSet<u16>,
+}
+
+/// What these changes leave behind.
+pub fn stale<'a>(changes: impl Iterator<Item = (Option<&'a Part>, Option<&'a Part>)>) -> Stale {
+    let (mut gone, mut here) = (BTreeSet::new(), BTreeSet::new());
+    let mut ports = BTreeSet::new();
     for (old, new) in changes {
         gone.extend(old.into_iter().flat_map(endpoints));
         here.extend(new.into_iter().flat_map(endpoints));
+        for element in new.into_iter().flat_map(|part| part.elements.keys()) {
+            let known = old.is_some_and(|part| part.elements.contains_key(element));
+            match element {
+                Match::NodePort(Protocol::Udp, port)
+                | Match::HostPort(Protocol::Udp, port)
+                | Match::HostAddressPort(_, Protocol::Udp, port)
+                    if !known =>
+                {
+                    ports.insert(*port);
+                }
+                _ => {}
+            }
+        }
     }
-    &gone - &here
+    Stale { endpoints: &gone - &here, ports }
 }
 
 fn endpoints(part: &Part) -> BTreeSet<SocketAddrV4> {
@@ -60,13 +82,18 @@ fn endpoints(part: &Part) -> BTreeSet<SocketAddrV4> {
     found
 }
 
-/// Makes the kernel forget the UDP flows that were translated to these endpoints.
-pub fn forget(socket: &Socket, endpoints: &BTreeSet<SocketAddrV4>) -> Result<(), Error> {
-    if endpoints.is_empty() {
+/// Makes the kernel forget these UDP flows.
+pub fn forget(socket: &Socket, stale: &Stale) -> Result<(), Error> {
+    if *stale == Stale::default() {
         return Ok(());
     }
     for flow in flows(socket)? {
-        if endpoints.contains(&flow.answers_from) && flow.translated {
+        let matches = if flow.translated {
+            stale.endpoints.contains(&flow.answers_from)
+        } else {
+            stale.ports.contains(&flow.answers_from.port())
+        };
+        if matches {
             socket.send(&message(DELETE, REQUEST, Some(&flow.original)))?;
             while let Some(datagram) = socket.queued()? {
                 // a flow that ended by itself meanwhile is as good
@@ -158,4 +185,36 @@ fn message(kind: u16, flags: u16, original: Option<&[u8]>) -> Vec<u8> {
         bytes.extend(tuple);
     }
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ruleset::Balance;
+
+    fn part(protocol: Protocol, endpoints: &[&str]) -> Part {
+        let mut part = Part::default();
+        let endpoints = endpoints.iter().map(|text| text.parse().unwrap()).collect();
+        part.chains.insert("c".to_owned(), Balance { endpoints, affinity: false });
+        part.elements.insert(Match::NodePort(protocol, 30053), Some(Target::Chain("c".to_owned())));
+        part
+    }
+
+    #[test]
+    fn only_udp_endpoints_that_nobody_uses_any_more_are_stale() {
+        let old = part(Protocol::Udp, &["10.42.0.2:53", "10.42.0.3:53"]);
+        let new = part(Protocol::Udp, &["10.42.0.3:53"]);
+        let gone = stale([(Some(&old), Some(&new))].into_iter());
+        assert_eq!(gone.endpoints, BTreeSet::from(["10.42.0.2:53".parse().unwrap()]));
+        assert!(gone.ports.is_empty(), "the port led somewhere before");
+        let moved = stale([(Some(&old), None), (None, Some(&old))].into_iter());
+        assert!(moved.endpoints.is_empty(), "another service has them");
+        assert_eq!(stale([(Some(&part(Protocol::Tcp, &["10.42.0.2:53"])), None)].into_iter()), Stale::default());
+    }
+
+    #[test]
+    fn a_udp_port_that_begins_to_lead_somewhere_is_stale() {
+        let new = part(Protocol::Udp, &["10.42.0.2:53"]);
+        assert_eq!(stale([(None, Some(&new))].into_iter()).ports, BTreeSet::from([30053]));
+    }
 }

@@ -16,6 +16,7 @@ use k8s_openapi::api::{
     core::v1::{Node, Service},
     discovery::v1::EndpointSlice,
 };
+use kube::ResourceExt;
 use tokio::{
     sync::{mpsc, watch},
     time::{sleep, sleep_until},
@@ -309,6 +310,10 @@ pub async fn tunnels(
     loop {
         while changes.try_recv().is_ok() {}
         let nodes = reader.list();
+        let own = nodes.iter().find(|object| object.name_any() == node).and_then(|object| overlay::pod_cidr(object));
+        if let Some(cidr) = own.filter(|cidr| *cidr != nets.node) {
+            tracing::error!(used = %nets.node, given = %cidr, "this node was given another pod CIDR; restart the agent to use it");
+        }
         let peers = overlay::peers(nodes.iter().map(|node| &**node), &node, nets.node);
         // most changes of a node are heartbeats
         if applied.as_ref() != Some(&peers) {

@@ -16,6 +16,7 @@ use hickory_resolver::{
     config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
     net::{DnsError, NetError, runtime::TokioRuntimeProvider},
 };
+use tokio::sync::Semaphore;
 
 /// The most answers that are remembered.
 const CACHED_ANSWERS: u64 = 4096;
@@ -23,12 +24,15 @@ const CACHED_ANSWERS: u64 = 4096;
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a question is asked again before it fails.
 const ATTEMPTS: usize = 2;
+/// Questions that wait for an answer at one time; further ones fail at once.
+const MAX_WAITING: usize = 1024;
 /// The port of a name server.
 const PORT: u16 = 53;
 
 /// Asks upstream.
 pub struct Forwarder {
     resolver: Option<TokioResolver>,
+    places: Semaphore,
 }
 
 /// What upstream says.
@@ -45,8 +49,9 @@ pub struct Reply {
 impl Forwarder {
     /// Asks these resolvers; with none, every question fails.
     pub fn new(upstream: &[SocketAddr]) -> Result<Self, NetError> {
+        let places = Semaphore::new(MAX_WAITING);
         if upstream.is_empty() {
-            return Ok(Self { resolver: None });
+            return Ok(Self { resolver: None, places });
         }
         let mut options = ResolverOpts::default();
         options.ndots = 0;
@@ -58,13 +63,14 @@ impl Forwarder {
         let servers = upstream.iter().map(server).collect();
         let config = ResolverConfig::from_parts(None, Vec::new(), servers);
         let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        Ok(Self { resolver: Some(builder.with_options(options).build()?) })
+        Ok(Self { resolver: Some(builder.with_options(options).build()?), places })
     }
 
     /// Asks for a name.
     pub async fn ask(&self, name: Name, wanted: RecordType) -> Reply {
         let failed = Reply { code: ResponseCode::ServFail, records: Vec::new(), authority: Vec::new() };
         let Some(resolver) = &self.resolver else { return failed };
+        let Ok(_place) = self.places.try_acquire() else { return failed };
         match resolver.lookup(name.clone(), wanted).await {
             Ok(found) => {
                 Reply { code: ResponseCode::NoError, records: found.answers().to_vec(), authority: Vec::new() }

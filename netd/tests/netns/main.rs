@@ -100,7 +100,10 @@ fn services_lead_to_ready_endpoints() {
         there_place.serve("there", 8080);
         let (here, there) = (address(&here), address(&there));
         let both = HashSet::from(["here".to_owned(), "there".to_owned()]);
-        let ports = json!([{ "name": "http", "port": 80, "nodePort": 30080 }, { "name": "dns", "port": 53, "protocol": "UDP" }]);
+        let ports = json!([
+            { "name": "http", "port": 80, "nodePort": 30080 },
+            { "name": "dns", "port": 53, "protocol": "UDP", "nodePort": 30053 },
+        ]);
         let targets = json!([{ "name": "http", "port": 8080 }, { "name": "dns", "port": 8080, "protocol": "UDP" }]);
         let web = |more: &Value| service("web", "10.43.0.5", &ports, more);
         let endpoints = |list: &[(Ipv4Addr, &str)]| slice("web", &targets, list);
@@ -114,6 +117,8 @@ fn services_lead_to_ready_endpoints() {
         }
         assert!(outside.refused(&format!("{}:30080", a.address)));
         assert!(ask_udp(&here_place.udp(), "10.43.0.5:53").is_none());
+        let (patient, port) = (outside.udp(), format!("{}:30053", a.address));
+        assert!(ask_udp(&patient, &port).is_none());
 
         // with two: both answer pods (themselves too), nodes, and the outside through every node
         change(&nodes, || world.api.apply(&endpoints(&[(here, "n1"), (there, "n2")])));
@@ -128,6 +133,9 @@ fn services_lead_to_ready_endpoints() {
             assert_eq!(here_place.ask_often(&port), both);
         }
         assert!(here_place.refused("10.43.0.5:81"), "a port that the service does not have");
+
+        // a UDP client that has asked in vain is answered now
+        eventually("the kernel forgets", || ask_udp(&patient, &port).is_some());
 
         // a client keeps its address, unless it could not be answered otherwise
         change(&nodes, || world.api.apply(&endpoints(&[(here, "n1")])));
