@@ -339,3 +339,27 @@ fn two_that_load_the_same_at_once_share_the_work() {
     assert!(digests.windows(2).all(|pair| pair[0] == pair[1]));
     assert_eq!(entries(&folder.path().join("layers")).len(), 1);
 }
+
+#[test]
+fn a_full_disk_is_told_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    // In a mount namespace of this test's thread.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("tests of a full disk need root");
+    let all = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", all).unwrap();
+    rustix::mount::mount("small", folder.path(), "tmpfs", rustix::mount::MountFlags::empty(), c"size=2m").unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let files = [File::new("big", 0o644, Content::Bytes(vec![7; 1_500_000]))];
+    let mut packed = Vec::new();
+    archive::write(&mut packed, "big", &files, &Run::default()).unwrap();
+    let error = store.load_from("big.tar".into(), &packed[..], &quiet).unwrap_err();
+    assert!(matches!(error, Error::NoSpace { .. }), "{error}");
+    for left in ["tmp", "layers"] {
+        assert_eq!(entries(&folder.path().join(left)), Vec::<String>::new(), "{left}");
+    }
+    assert!(store.list().unwrap().is_empty());
+    let small = [File::new("small", 0o644, Content::Bytes(vec![7; 1000]))];
+    let mut packed = Vec::new();
+    archive::write(&mut packed, "small", &small, &Run::default()).unwrap();
+    store.load_from("small.tar".into(), &packed[..], &quiet).unwrap();
+}

@@ -473,6 +473,32 @@ async fn users_can_open_their_streams_and_find_what_they_expect() {
 }
 
 #[tokio::test]
+async fn many_start_run_and_go_at_once() {
+    let node = Node::new().await;
+    let open = || fs::read_dir(format!("/proc/{}/fd", node.supervisor_pid())).unwrap().count();
+    let before = open();
+    let containers: Vec<Container> = (0..40)
+        .map(|number| node.container(&format!("c{number}"), &format!("echo {number}; exec sleep 1000")))
+        .collect();
+    let started = futures::future::join_all(containers.iter().map(|container| node.runtime.start(container))).await;
+    assert!(started.iter().all(Result::is_ok), "{started:?}");
+    for (number, container) in containers.iter().enumerate() {
+        node.wait_for_log(&container.id, &format!(" F {number}\n")).await;
+    }
+    // Some are still on their way when their sandbox goes.
+    let late: Vec<Container> = (0..10).map(|number| node.container(&format!("late{number}"), "sleep 1000")).collect();
+    let starts = futures::future::join_all(late.iter().map(|container| node.runtime.start(container)));
+    let (_, removed) = futures::join!(starts, node.runtime.remove_sandbox("pod"));
+    removed.unwrap();
+    assert!(node.runtime.list().await.unwrap().is_empty());
+    let deadline = Instant::now() + DEADLINE;
+    while open() > before {
+        assert!(Instant::now() < deadline, "{} descriptors leak", open() - before);
+    }
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn a_terminal_of_its_own() {
     let node = Node::new().await;
     let (exit, log) = node.run(&Container { tty: true, ..node.container("c", "tty; echo x >&2; exit 4") }).await;
