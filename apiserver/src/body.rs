@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{
+    protobuf,
     query::FieldValidation,
     registry::{Entry, Stored},
     reply::Answer,
@@ -64,7 +65,11 @@ pub fn document(media_type: &str, bytes: &[u8]) -> Answer<(Value, Vec<String>)> 
     match media_type {
         "application/json" | "" | "*/*" => json(bytes),
         "application/yaml" | "application/x-yaml" | "text/yaml" | "text/x-yaml" => yaml(bytes),
-        _ => Err(unsupported(&["application/json", "application/yaml"])),
+        protobuf::MEDIA_TYPE => match protobuf::decode(bytes) {
+            Ok(value) => Ok((value, Vec::new())),
+            Err(error) => Err(bad(format!("the body cannot be decoded: {error}"))),
+        },
+        _ => Err(unsupported(&["application/json", "application/yaml", protobuf::MEDIA_TYPE])),
     }
 }
 

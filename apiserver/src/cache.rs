@@ -147,8 +147,8 @@ impl Cache {
     async fn follow(&self) -> Result<(), store::Error> {
         let newest = self.backend.range(Range { count_only: true, ..Range::key(storage::ROOT) }).await?.revision;
         let mut from = newest;
-        if self.applied() == 0 && newest > HISTORY {
-            from = self.backend.status().await?.compacted.max(newest - HISTORY);
+        if self.applied() == 0 {
+            from = self.backend.status().await?.compacted.max(newest.saturating_sub(HISTORY));
         }
         let from = match self.load(from.max(1)).await {
             Err(store::Error::Compacted { .. }) if from < newest => self.load(newest.max(1)).await?,

@@ -37,6 +37,7 @@ mod negotiate;
 mod parts;
 pub mod pki;
 mod policy;
+mod protobuf;
 mod query;
 pub mod registry;
 mod reply;

@@ -83,3 +83,33 @@ async fn mistakes_are_named() {
     refused(&cluster.kubectl("apply -n nowhere -f -", DEPLOYMENT).await, "namespaces \"nowhere\" not found");
     refused(&cluster.kubectl("delete namespace default", "").await, "forbidden");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn config_and_rbac_verbs_work() {
+    let cluster = Cluster::start().await;
+    fine(&cluster.kubectl("create namespace team", "").await, "namespace/team created");
+    fine(&cluster.kubectl("create configmap settings -n team --from-literal=a=b", "").await, "created");
+    fine(&cluster.kubectl("create serviceaccount robot -n team", "").await, "created");
+    fine(&cluster.kubectl("create token robot -n team", "").await, ".");
+    fine(&cluster.kubectl("create deployment shop --image=nginx --replicas=0 -n team", "").await, "created");
+    fine(&cluster.kubectl("get deployment shop -n team -o jsonpath={.spec.replicas}", "").await, "0");
+    fine(&cluster.kubectl("explain deployment.spec.replicas", "").await, "FIELD: replicas <integer>");
+    fine(
+        &cluster.kubectl("auth can-i --list --as=system:serviceaccount:team:robot", "").await,
+        "selfsubjectaccessreviews",
+    );
+    fine(&cluster.kubectl("get configmap settings -n team -o jsonpath={.data.a}", "").await, "b");
+    fine(&cluster.kubectl("auth whoami", "").await, "kubernetes-admin");
+    fine(&cluster.kubectl("auth can-i create pods", "").await, "yes");
+    let robot = "--as=system:serviceaccount:team:robot -n team";
+    refused(
+        &cluster.kubectl(&format!("get configmaps {robot}"), "").await,
+        "configmaps is forbidden: User \"system:serviceaccount:team:robot\" cannot list resource \"configmaps\" in API group \"\" in the namespace \"team\"",
+    );
+    fine(&cluster.kubectl("create role reader -n team --verb=get,list --resource=configmaps", "").await, "created");
+    fine(
+        &cluster.kubectl("create rolebinding reads -n team --role=reader --serviceaccount=team:robot", "").await,
+        "created",
+    );
+    fine(&cluster.kubectl(&format!("get configmaps {robot}"), "").await, "settings");
+}

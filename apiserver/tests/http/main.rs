@@ -5,3 +5,4 @@
 mod cluster;
 mod kubectl;
 mod semantics;
+mod watch;
