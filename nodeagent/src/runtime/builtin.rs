@@ -9,7 +9,10 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     process::Stdio,
-    sync::Arc,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
@@ -64,6 +67,8 @@ struct Inner {
     config: Config,
     link: tokio::sync::Mutex<Option<Arc<Link>>>,
     exits: broadcast::Sender<ContainerState>,
+    /// Shut down: no supervisor is started any more.
+    ended: AtomicBool,
 }
 
 /// One socket, as long as it lasts.
@@ -91,19 +96,38 @@ impl Builtin {
     /// [`Error::Supervisor`] when it cannot be started.
     pub async fn connect(config: Config) -> Result<Builtin, Error> {
         let (exits, _) = broadcast::channel(EXITS_BUFFERED);
-        let runtime = Builtin { inner: Arc::new(Inner { config, link: tokio::sync::Mutex::new(None), exits }) };
+        let runtime = Builtin {
+            inner: Arc::new(Inner {
+                config,
+                link: tokio::sync::Mutex::new(None),
+                exits,
+                ended: AtomicBool::new(false),
+            }),
+        };
         runtime.link("connect").await?;
         // What earlier agents had no time to delete.
         delete_below(runtime.inner.config.dir.join("trash"));
         Ok(runtime)
     }
 
-    /// Kills all containers, removes cgroups, mounts and sandboxes, and ends the supervisor.
+    /// Kills all containers, removes cgroups, mounts and sandboxes, and ends the supervisor. Later calls fail.
     ///
     /// # Errors
     /// When something could not be removed; the supervisor has ended all the same.
     pub async fn shutdown(&self) -> Result<(), Error> {
-        self.discarding("shutdown", "node", Request::Shutdown).await
+        let link = self.link("shutdown").await?;
+        self.inner.ended.store(true, Ordering::Relaxed);
+        let answer = link.ask(Request::Shutdown, Vec::new()).await;
+        match answer.map_err(|source| self.unanswered("shutdown", source))?.0 {
+            Ok(Reply::Trash(paths)) => paths.into_iter().for_each(|path| delete(path.into())),
+            Ok(_) => {}
+            Err(failure) => return Err(explain("shutdown", "node", failure)),
+        }
+        Ok(())
+    }
+
+    fn unanswered(&self, operation: &'static str, source: io::Error) -> Error {
+        Error::Supervisor { operation, socket: self.inner.config.dir.join(SOCKET), source }
     }
 
     async fn link(&self, operation: &'static str) -> Result<Arc<Link>, Error> {
@@ -111,13 +135,12 @@ impl Builtin {
         if let Some(link) = current.as_ref().filter(|link| link.state.lock().waiting.is_some()) {
             return Ok(link.clone());
         }
+        if self.inner.ended.load(Ordering::Relaxed) {
+            return Err(self.unanswered(operation, io::Error::new(io::ErrorKind::NotConnected, "it was shut down")));
+        }
         let lost = current.is_some();
-        let link = Arc::new(self.open().await.map_err(|source| Error::Supervisor {
-            operation,
-            socket: self.inner.config.dir.join(SOCKET),
-            source,
-        })?);
-        tokio::spawn(read(link.clone(), self.inner.exits.clone()));
+        let link = Arc::new(self.open().await.map_err(|source| self.unanswered(operation, source))?);
+        tokio::spawn(read(link.clone(), self.inner.exits.clone(), Arc::downgrade(&self.inner)));
         *current = Some(link.clone());
         drop(current);
         if lost {
@@ -184,11 +207,7 @@ impl Builtin {
         descriptors: Vec<OwnedFd>,
     ) -> Result<(Reply, Vec<OwnedFd>), Error> {
         let link = self.link(operation).await?;
-        let answer = link.ask(request, descriptors).await.map_err(|source| Error::Supervisor {
-            operation,
-            socket: self.inner.config.dir.join(SOCKET),
-            source,
-        })?;
+        let answer = link.ask(request, descriptors).await.map_err(|source| self.unanswered(operation, source))?;
         match answer {
             (Ok(reply), descriptors) => Ok((reply, descriptors)),
             (Err(failure), _) => Err(explain(operation, subject, failure)),
@@ -244,28 +263,44 @@ fn broken() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, "the supervisor hung up")
 }
 
-/// Hands out what the supervisor says, until it hangs up.
-async fn read(link: Arc<Link>, exits: broadcast::Sender<ContainerState>) {
-    let error = loop {
+/// Hands out what the supervisor says, until it hangs up; then sees to the next one, which tells what died.
+async fn read(link: Arc<Link>, exits: broadcast::Sender<ContainerState>, inner: Weak<Inner>) {
+    let error = listen(&link, &exits).await;
+    {
+        let mut state = link.state.lock();
+        // Dropping the senders tells everybody who waits.
+        state.waiting = None;
+        state.execs.clear();
+    }
+    let Some(inner) = inner.upgrade().filter(|inner| !inner.ended.load(Ordering::Relaxed)) else { return };
+    tracing::warn!(%error, "lost the supervisor");
+    if let Err(error) = reconnect(Builtin { inner }).await {
+        tracing::error!(%error, "no supervisor; the next call tries again");
+    }
+}
+
+/// Boxed, as whoever reads a link may open the next.
+fn reconnect(runtime: Builtin) -> futures::future::BoxFuture<'static, Result<(), Error>> {
+    Box::pin(async move { runtime.link("reconnect").await.map(drop) })
+}
+
+/// Returns why it ended.
+async fn listen(link: &Link, exits: &broadcast::Sender<ContainerState>) -> io::Error {
+    loop {
         if let Err(error) = link.socket.readable().await {
-            break error;
+            return error;
         }
         match link.socket.try_io(Interest::READABLE, || link.state.lock().connection.receive()) {
             Ok(true) => {}
-            Ok(false) => break broken(),
+            Ok(false) => return broken(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => break error,
+            Err(error) => return error,
         }
         let mut state = link.state.lock();
-        if let Err(error) = hand_out(&mut state, &exits) {
-            break error;
+        if let Err(error) = hand_out(&mut state, exits) {
+            return error;
         }
-    };
-    tracing::warn!(%error, "lost the supervisor");
-    let mut state = link.state.lock();
-    // Dropping the senders tells everybody who waits.
-    state.waiting = None;
-    state.execs.clear();
+    }
 }
 
 fn hand_out(state: &mut LinkState, exits: &broadcast::Sender<ContainerState>) -> io::Result<()> {
