@@ -1,6 +1,7 @@
 //! What the agent needs of the node's images. Kept by [`store`] over the `image` crate, and by [`fake`] in tests.
 
 pub mod fake;
+pub mod store;
 
 use std::{path::PathBuf, sync::Arc};
 

@@ -207,10 +207,14 @@ impl Seen {
 
     /// The current start has ended.
     pub fn end(&mut self, ended: Ended) {
-        if let Some(current) = self.current.as_mut().filter(|a| a.exit.is_none()) {
-            current.exit = Some(ended);
-            self.unhealthy = None;
-            self.note_recovery();
+        let Some(current) = &mut self.current else { return };
+        match &mut current.exit {
+            Some(known) => known.message = ended.message,
+            None => {
+                current.exit = Some(ended);
+                self.unhealthy = None;
+                self.note_recovery();
+            }
         }
     }
 

@@ -19,7 +19,7 @@ use crate::{
 /// A pull that failed this long ago shows as `ImagePullBackOff`, before that as `ErrImagePull`.
 const PULL_ERROR_SHOWN: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// The status of a pod. `previous` gives the times of conditions that did not change, and what others wrote.
+/// The status of a pod. `previous` gives the times of conditions that did not change.
 pub fn status(
     phase: &Phase,
     desired: &Desired,
@@ -216,7 +216,7 @@ fn conditions(
     let contained = done("ContainersReady", containers_ready, "ContainersNotReady", &unready, "unready");
     let mut ready = Verdict { kind: "Ready", message: contained.message.clone(), ..contained };
     if ready.ok
-        && let Some(gate) = closed_gate(desired, previous)
+        && let Some(gate) = closed_gate(desired)
     {
         let message = format!("the status of pod readiness gate \"{gate}\" is not \"True\", but False");
         ready = Verdict { kind: "Ready", ok: false, reason: Some("ReadinessGatesNotReady"), message: Some(message) };
@@ -234,11 +234,7 @@ fn conditions(
         Verdict { kind: "PodScheduled", ok: true, reason: None, message: None },
     ];
     let generation = desired.pod.metadata.generation;
-    let mut all: Vec<_> = ours.into_iter().map(|v| condition(v, previous, generation, now)).collect();
-    let kept = previous.conditions.iter().flatten().filter(|p| !all.iter().any(|c| c.type_ == p.type_)).cloned();
-    let others: Vec<_> = kept.collect();
-    all.extend(others);
-    all
+    ours.into_iter().map(|v| condition(v, previous, generation, now)).collect()
 }
 
 fn condition(verdict: Verdict, previous: &PodStatus, generation: Option<i64>, now: Timestamp) -> PodCondition {
@@ -256,12 +252,10 @@ fn condition(verdict: Verdict, previous: &PodStatus, generation: Option<i64>, no
 }
 
 /// The first readiness gate (KEP-580) that nobody has opened.
-fn closed_gate(desired: &Desired, previous: &PodStatus) -> Option<String> {
+fn closed_gate(desired: &Desired) -> Option<String> {
     let gates = desired.pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten());
-    let open = |gate: &str| {
-        let current = desired.pod.status.as_ref().unwrap_or(previous);
-        current.conditions.iter().flatten().any(|c| c.type_ == gate && c.status == "True")
-    };
+    let conditions = || desired.pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let open = |gate: &str| conditions().any(|c| c.type_ == gate && c.status == "True");
     gates.map(|g| g.condition_type.clone()).find(|gate| !open(gate))
 }
 
