@@ -13,13 +13,13 @@ use super::cluster::{Cluster, ask};
 
 const CORE: &str = "/api/v1/namespaces/default";
 
-/// A request over TLS with a certificate, a token, or neither.
-async fn remote(
+type Sending = http_body_util::combinators::BoxBody<bytes::Bytes, std::convert::Infallible>;
+
+/// A TLS connection that trusts the cluster's authority, with a certificate or without.
+pub async fn connect(
     cluster: &Cluster,
     identity: Option<(&str, &str)>,
-    token: &str,
-    request: (&str, &str, Value),
-) -> (StatusCode, Value) {
+) -> hyper::client::conn::http1::SendRequest<Sending> {
     let ca = std::fs::read_to_string(cluster.dir().join("pki/ca.crt")).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
@@ -37,8 +37,19 @@ async fn remote(
     let tcp = tokio::net::TcpStream::connect(cluster.address).await.unwrap();
     let name = ServerName::from(cluster.address.ip());
     let tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.unwrap();
-    tokio::spawn(connection);
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    sender
+}
+
+/// A request over TLS with a certificate, a token, or neither.
+pub async fn remote(
+    cluster: &Cluster,
+    identity: Option<(&str, &str)>,
+    token: &str,
+    request: (&str, &str, Value),
+) -> (StatusCode, Value) {
+    let mut sender = connect(cluster, identity).await;
     let (method, path, body) = request;
     let mut head = http::Request::builder()
         .method(method)
@@ -49,7 +60,7 @@ async fn remote(
         head = head.header("authorization", format!("Bearer {token}"));
     }
     let body = if body.is_null() { String::new() } else { body.to_string() };
-    let answer = sender.send_request(head.body(Full::new(bytes::Bytes::from(body))).unwrap()).await.unwrap();
+    let answer = sender.send_request(head.body(Full::new(bytes::Bytes::from(body)).boxed()).unwrap()).await.unwrap();
     let code = answer.status();
     let bytes = answer.into_body().collect().await.unwrap().to_bytes();
     (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))

@@ -5,5 +5,6 @@
 mod access;
 mod cluster;
 mod kubectl;
+mod node;
 mod semantics;
 mod watch;
