@@ -31,9 +31,6 @@ pub fn register(registry: &mut Registry) {
 }
 
 #[cfg(test)]
-mod golden;
-
-#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -69,9 +69,9 @@ impl Error {
         }
     }
 
-    /// The error and all its sources in one line.
+    /// The error and all its sources in one line. Of what the API answered, its message: that is written for people.
     pub fn chain(&self) -> String {
-        chain(self)
+        self.status().map_or_else(|| chain(self), |status| format!("{self}: {}", status.message))
     }
 }
 
@@ -143,9 +143,7 @@ mod tests {
     #[test]
     fn the_operation_and_its_subject_are_named_once() {
         assert_eq!(api(409, "Conflict").to_string(), "cannot delete Pod a/b");
-        let text = api(409, "Conflict").chain();
-        assert!(text.starts_with("cannot delete Pod a/b: ApiError: no: Conflict"), "{text}");
-        assert_eq!(text.matches("no: Conflict").count(), 1, "{text}");
+        assert_eq!(api(409, "Conflict").chain(), "cannot delete Pod a/b: no");
     }
 
     #[test]

@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod access;
 mod cluster;
 mod kubectl;
-mod node;
 mod semantics;
 mod watch;
