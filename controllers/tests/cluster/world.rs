@@ -24,10 +24,6 @@ pub struct World {
 
 impl World {
     pub async fn new(change: impl FnOnce(&mut controllers::Config)) -> Self {
-        drop(
-                .with_test_writer()
-                .try_init(),
-        );
         let data = tempfile::tempdir().unwrap();
         let server = Server::open(Config {
             data_dir: data.path().to_owned(),
