@@ -23,7 +23,7 @@ const RULES: &[(&str, &str, &str)] = &[
     ("", "nodes", "create get list watch update patch"),
     ("", "nodes/status", "update patch"),
     ("", "events", "create update patch"),
-    ("", "pods", "get list watch create delete"),
+    ("", "pods", "get list watch delete"),
     ("", "pods/status", "update patch"),
     ("", "secrets", "get list watch"),
     ("", "configmaps", "get list watch"),
@@ -74,7 +74,7 @@ pub fn decide(cache: &Cache, node: &str, what: &Attributes<'_>) -> Decision {
         {
             unrelated(node, what.resource)
         }
-        "pods" | "pods/status" if !reads && what.verb != "create" && !owns(cache, node, what) => {
+        "pods" | "pods/status" if !reads && !owns(cache, node, what) => {
             format!("node {node:?} can only change pods that are bound to it")
         }
         _ => return Decision::Allow(String::new()),
