@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::body::Body;
-use http::{Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 
 use crate::{
     ask::Ask,
@@ -69,15 +69,28 @@ async fn answer(parts: Arc<Parts>, connection: Option<Arc<User>>, request: Reque
         return join::join(&parts, request).await;
     }
     let now = parts::now().as_second();
-    let user = authn::user(connection.as_ref(), request.headers(), &parts.tokens, &parts.cache, now)?;
-    let user = impersonate(&parts, user, &request)?;
-    match Target::parse(request.uri().path()) {
-        Some(target) => resource(parts, user, target, request).await,
-        None => path(&parts, &user, &request),
+    let (head, body) = request.into_parts();
+    let who = || authn::user(connection.as_ref(), &head.headers, &parts.tokens, &parts.cache, now);
+    let user = match who() {
+        Ok(user) => user,
+        Err(_) => {
+            parts.cache.fresh().await.map_err(|late| reply::late(&late))?;
+            who()?
+        }
+    };
+    let user = impersonate(&parts, user, &head.headers).await?;
+    match Target::parse(head.uri.path()) {
+        Some(target) => resource(parts, user, target, Request::from_parts(head, body)).await,
+        None => path(&parts, &user, &head).await,
     }
 }
 
-fn allow(parts: &Parts, user: &User, what: &Attributes<'_>) -> Answer<()> {
+/// A no is only said when everything that was acknowledged before is known: the pod or role that allows it may be new.
+async fn allow(parts: &Parts, user: &User, what: &Attributes<'_>) -> Answer<()> {
+    if parts.authz.decide(&parts.cache, user, what).allowed() {
+        return Ok(());
+    }
+    parts.cache.fresh().await.map_err(|late| reply::late(&late))?;
     match parts.authz.decide(&parts.cache, user, what) {
         authz::Decision::Allow(_) => Ok(()),
         authz::Decision::Deny(why) => Err(authz::forbidden(user, what, &why)),
@@ -85,38 +98,41 @@ fn allow(parts: &Parts, user: &User, what: &Attributes<'_>) -> Answer<()> {
 }
 
 /// Who is meant by the impersonation headers, if the caller may speak for them.
-fn impersonate(parts: &Parts, user: Arc<User>, request: &Request<Body>) -> Answer<Arc<User>> {
-    let Some(meant) = review::impersonated(request.headers()) else { return Ok(user) };
-    let ask = |resource: &str, name: &str, namespace: &str| {
-        let what = Attributes { verb: "impersonate", resource, name, namespace, ..Attributes::default() };
-        allow(parts, &user, &what)
+async fn impersonate(parts: &Parts, user: Arc<User>, headers: &HeaderMap) -> Answer<Arc<User>> {
+    let Some(meant) = review::impersonated(headers) else { return Ok(user) };
+    let ask = |resource, name, namespace| Attributes {
+        verb: "impersonate",
+        resource,
+        name,
+        namespace,
+        ..Attributes::default()
     };
     match meant.name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
-        Some((namespace, name)) => ask("serviceaccounts", name, namespace)?,
-        None => ask("users", &meant.name, "")?,
+        Some((namespace, name)) => allow(parts, &user, &ask("serviceaccounts", name, namespace)).await?,
+        None => allow(parts, &user, &ask("users", &meant.name, "")).await?,
     }
-    for group in request.headers().get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok()) {
-        ask("groups", group, "")?;
+    for group in headers.get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok()) {
+        allow(parts, &user, &ask("groups", group, "")).await?;
     }
     Ok(Arc::new(meant))
 }
 
 /// Everything that is not a resource.
-fn path(parts: &Parts, user: &User, request: &Request<Body>) -> Answer<Response> {
-    let path = request.uri().path();
-    let verb = request.method().as_str().to_ascii_lowercase();
+async fn path(parts: &Parts, user: &User, head: &http::request::Parts) -> Answer<Response> {
+    let path = head.uri.path();
+    let verb = head.method.as_str().to_ascii_lowercase();
     let verb = if verb == "head" { "get" } else { &verb };
-    allow(parts, user, &Attributes { verb, path, ..Attributes::default() })?;
+    allow(parts, user, &Attributes { verb, path, ..Attributes::default() }).await?;
     if verb != "get" {
         return Err(Box::new(api::status::method_not_allowed(verb)));
     }
-    let verbose = Query::parse(request.uri().query().unwrap_or_default()).flag("verbose");
+    let verbose = Query::parse(head.uri.query().unwrap_or_default()).flag("verbose");
     match path {
         "/healthz" | "/livez" => Ok(health(path, verbose, true)),
         "/readyz" => Ok(health(path, verbose, parts.cache.ready())),
         "/version" | "/version/" => Ok(reply::json(StatusCode::OK, &version::info())),
         "/metrics" => Ok(bootstrap::metrics(parts)),
-        _ => match parts.discovery.find(path, request.headers()) {
+        _ => match parts.discovery.find(path, &head.headers) {
             Some(answer) => answer,
             None => Err(nowhere()),
         },
@@ -160,7 +176,7 @@ async fn resource(parts: Arc<Parts>, user: Arc<User>, target: Target, request: R
         name,
         path: "",
     };
-    allow(&parts, &user, &what)?;
+    allow(&parts, &user, &what).await?;
     if let Some(review) = review::find(&target) {
         if verb != Verb::Create {
             return Err(Box::new(api::status::method_not_allowed(verb.word())));

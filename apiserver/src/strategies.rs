@@ -31,6 +31,9 @@ pub fn register(registry: &mut Registry) {
 }
 
 #[cfg(test)]
+mod golden;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -362,4 +362,6 @@ fn a_full_disk_is_told_and_leaves_nothing() {
     let mut packed = Vec::new();
     archive::write(&mut packed, "small", &small, &Run::default()).unwrap();
     store.load_from("small.tar".into(), &packed[..], &quiet).unwrap();
+    drop(store);
+    rustix::mount::unmount(folder.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
 }

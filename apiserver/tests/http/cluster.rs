@@ -16,6 +16,8 @@ pub const SOON: Duration = Duration::from_secs(20);
 
 pub struct Cluster {
     pub server: Arc<Server>,
+    /// Where it listens.
+    pub address: std::net::SocketAddr,
     dir: tempfile::TempDir,
     shutdown: CancellationToken,
 }
@@ -54,11 +56,15 @@ impl Cluster {
         let shutdown = CancellationToken::new();
         let (serving, ended) = (Arc::clone(&server), shutdown.clone());
         tokio::spawn(async move { serving.serve(vec![listener], ended).await });
-        let cluster = Self { server, dir, shutdown };
+        let cluster = Self { server, address, dir, shutdown };
         // the last object of the bootstrap
         let slice = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
         cluster.until(slice, |code, _| code == StatusCode::OK).await;
         cluster
+    }
+
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
     }
 
     pub fn kubeconfig(&self) -> std::path::PathBuf {

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod cluster;
 mod kubectl;
+mod node;
 mod semantics;
 mod watch;

@@ -172,3 +172,102 @@ pub(super) fn row(pod: &Pod, now: Timestamp) -> Vec<Cell> {
         if gates.is_empty() { column::or_none(None) } else { column::cell(format!("{met}/{}", gates.len())) },
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// READY, STATUS and RESTARTS of a pod of two containers, one init container and one sidecar.
+    fn shown(meta: &Value, status: &Value) -> [String; 3] {
+        let pod = serde_json::from_value(json!({
+            "metadata": meta,
+            "spec": {
+                "containers": [{"name": "a"}, {"name": "b"}],
+                "initContainers": [{"name": "init"}, {"name": "proxy", "restartPolicy": "Always"}],
+            },
+            "status": status,
+        }))
+        .unwrap();
+        let cells = row(&pod, "2026-01-01T00:10:00Z".parse().unwrap());
+        [1, 2, 3].map(|index| match &cells[index] {
+            Cell::Text(text) => text.clone(),
+            Cell::Number(number) => number.to_string(),
+        })
+    }
+
+    fn container(name: &str, ready: bool, restarts: i32, state: &Value) -> Value {
+        let last = json!({"terminated": {"exitCode": 1, "finishedAt": "2026-01-01T00:05:00Z"}});
+        let mut status = json!({
+            "name": name, "ready": ready, "restartCount": restarts, "state": state, "image": "", "imageID": "",
+        });
+        if restarts > 0 {
+            status["lastState"] = last;
+        }
+        status
+    }
+
+    #[test]
+    fn one_word_says_how_a_pod_is() {
+        let run = json!({"running": {}});
+        let wait = |reason: &str| json!({"waiting": {"reason": reason}});
+        let end = |code: i32, reason: &str| json!({"terminated": {"exitCode": code, "reason": reason}});
+        let phase = |phase: &str, init: Value, main: Value| json!({"phase": phase, "initContainerStatuses": init, "containerStatuses": main});
+        let done = json!([container("init", true, 0, &end(0, "Completed"))]);
+        let cases = [
+            (phase("Pending", json!([]), json!([])), ["0/3", "Pending", "0"]),
+            (phase("Pending", json!([container("init", false, 0, &run)]), json!([])), ["0/3", "Init:0/2", "0"]),
+            (
+                phase("Pending", json!([container("init", false, 2, &wait("CrashLoopBackOff"))]), json!([])),
+                ["0/3", "Init:CrashLoopBackOff", "2 (5m ago)"],
+            ),
+            (
+                phase("Pending", json!([container("init", false, 0, &end(3, ""))]), json!([])),
+                ["0/3", "Init:ExitCode:3", "0"],
+            ),
+            (
+                phase("Pending", done.clone(), json!([container("a", false, 0, &wait("ContainerCreating"))])),
+                ["0/3", "ContainerCreating", "0"],
+            ),
+            (
+                phase("Running", done.clone(), json!([container("a", true, 3, &run), container("b", true, 0, &run),])),
+                ["2/3", "Running", "3 (5m ago)"],
+            ),
+            (
+                phase(
+                    "Running",
+                    done.clone(),
+                    json!([container("a", false, 1, &wait("CrashLoopBackOff")), container("b", true, 0, &run),]),
+                ),
+                ["1/3", "CrashLoopBackOff", "1 (5m ago)"],
+            ),
+            (
+                phase(
+                    "Running",
+                    done.clone(),
+                    json!([container("a", false, 0, &end(0, "Completed")), container("b", true, 0, &run),]),
+                ),
+                ["1/3", "NotReady", "0"],
+            ),
+            (
+                phase("Succeeded", done.clone(), json!([container("a", false, 0, &end(0, "Completed"))])),
+                ["0/3", "Completed", "0"],
+            ),
+            (phase("Failed", done.clone(), json!([container("a", false, 0, &end(1, "Error"))])), ["0/3", "Error", "0"]),
+            (phase("Failed", done, json!([container("a", false, 0, &end(137, ""))])), ["0/3", "ExitCode:137", "0"]),
+            (json!({"phase": "Failed", "reason": "Evicted"}), ["0/3", "Evicted", "0"]),
+        ];
+        for (status, wanted) in cases {
+            assert_eq!(shown(&json!({}), &status), wanted, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_is_deleted_is_terminating_until_it_has_ended() {
+        let meta = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
+        assert_eq!(shown(&meta, &json!({"phase": "Running"}))[1], "Terminating");
+        assert_eq!(shown(&meta, &json!({"phase": "Succeeded"}))[1], "Succeeded");
+        assert_eq!(shown(&meta, &json!({"phase": "Running", "reason": "NodeLost"}))[1], "Unknown");
+    }
+}
