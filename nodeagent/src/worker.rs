@@ -178,7 +178,10 @@ impl Worker {
     }
 
     fn begin(&mut self, effect: Effect) {
-        if self.under_way.contains_key(&effect) {
+        // a hook runs once, even when its deadline is drawn nearer
+        let same_hook =
+            |other: &Effect| matches!((other, &effect), (Effect::PreStop(a, _), Effect::PreStop(b, _)) if a == b);
+        if self.under_way.contains_key(&effect) || self.under_way.keys().any(same_hook) {
             return;
         }
         let (host, pod, desired) = (Arc::clone(&self.host), Arc::clone(&self.desired.pod), self.desired.clone());
