@@ -1,5 +1,7 @@
 //! Stories of pods: what happens, and what the decider does about it. `ORLOP_REWRITE=1` writes the answers anew.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{fmt::Write, path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
