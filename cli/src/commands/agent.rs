@@ -35,18 +35,14 @@ pub async fn run(args: Agent) -> Result<()> {
     let caches = Caches::new(api);
     let shutdown = super::server::until_terminated()?;
     let images = image::Store::open(image_dir(&args)).context("open the image store")?;
-    let runtime = Builtin::connect(builtin::Config {
-        dir: args.data_dir.join("runtime"),
-        exe: std::env::current_exe().context("find this program")?,
-        cgroup_root: args.cgroup_root.clone(),
-    })
-    .await
-    .context("start the supervisor")?;
+    let runtime = builtin::Config::new(args.data_dir.join("runtime"), format!("/{}", args.cgroup_root));
+    let runtime = Builtin::connect(runtime).await.context("start the supervisor")?;
     let (started, netd) = watch::channel(None);
     let network = LateNetwork::new(netd, cluster::DNS.into(), cluster::DOMAIN);
     tokio::spawn(start_network(network_config(&args, &node, address)?, caches.clone(), started, shutdown.clone()));
     let config = config(&args, node, address, &identity)?;
-    let images = nodeagent::images::store::Store::new(images, args.insecure_registries.clone());
+    let pull = image::PullOptions { insecure: args.insecure_registries.clone(), ..image::PullOptions::default() };
+    let images = nodeagent::images::store::Store::new(images, pull);
     nodeagent::run(config, caches, Arc::new(runtime), Arc::new(network), Arc::new(images), shutdown)
         .await
         .context("run the node")
