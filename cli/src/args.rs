@@ -418,7 +418,7 @@ pub struct NodeInit {
 pub struct Hollow {
     /// How many nodes
     #[arg(long)]
-    pub nodes: usize,
+    pub nodes: u32,
     /// Their names start with this
     #[arg(long, default_value = "hollow-")]
     pub prefix: String,

@@ -1,10 +1,12 @@
 //! One file a verb.
 
+pub mod agent;
 pub mod apply;
 pub mod delete;
 pub mod describe;
 pub mod exec;
 pub mod get;
+pub mod hollow;
 pub mod image;
 pub mod logs;
 pub mod rollout;

@@ -59,9 +59,6 @@ async fn verb(verb: Verb, target: &Target) -> Result<ExitCode> {
     let out = &mut io::stdout();
     match verb {
         Verb::Up(args) => commands::up::run(&args, out).await?,
-        //        Verb::Server(args) => commands::server::run(args).await?,
-        //        Verb::Agent(args) => commands::agent::run(args).await?,
-        //        Verb::Hollow(args) => commands::hollow::run(&Rest::connect(target).await?, &args).await?,
         Verb::NodeInit(args) => return up::init::run(&args.agent),
         Verb::Apply(args) => commands::apply::run(&Rest::connect(target).await?, &args, out).await?,
         Verb::Get(args) => commands::get::run(&Rest::connect(target).await?, &args, out).await?,
@@ -74,7 +71,8 @@ async fn verb(verb: Verb, target: &Target) -> Result<ExitCode> {
         Verb::Wait(args) => commands::wait::run(&Rest::connect(target).await?, &args, out).await?,
         Verb::Image(args) => commands::image::run(&args, out).await?,
         Verb::Server(args) => commands::server::run(args).await?,
-        Verb::Agent(_) | Verb::Hollow(_) => {}
+        Verb::Agent(args) => commands::agent::run(args).await?,
+        Verb::Hollow(args) => commands::hollow::run(&Rest::connect(target).await?, &args).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -19,3 +19,4 @@ pub mod pod;
 pub mod rest;
 pub mod subject;
 pub mod up;
+pub mod wiring;
