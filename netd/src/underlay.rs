@@ -24,6 +24,10 @@ use crate::{
 /// The bridge's name inside the underlay's namespace.
 pub const BRIDGE: &str = "underlay0";
 
+/// The bridge's own address on the wire. Without one it takes the lowest of its cables', which changes as cables are
+/// plugged in, and nodes go on talking to the one before.
+const MAC: [u8; 6] = [0x0e, 0, 172, 30, 0, 1];
+
 /// The name of every node's end of its cable.
 pub const UPLINK: &str = "eth0";
 
@@ -57,7 +61,7 @@ fn failed(operation: &'static str, link: &str) -> impl Fn(socket::Error) -> Erro
 pub fn lay(gateway: Ipv4Addr) -> Result<(), Error> {
     let failed = failed("make", BRIDGE);
     let socket = Socket::route().map_err(&failed)?;
-    let bridge = RouteNetlinkMessage::NewLink(LinkBridge::new(BRIDGE).up().build());
+    let bridge = RouteNetlinkMessage::NewLink(LinkBridge::new(BRIDGE).address(MAC.to_vec()).up().build());
     socket.apply(vec![Request::new("create the bridge", Mode::Create, bridge), link::up("lo")]).map_err(&failed)?;
     let index = index_of(&socket, BRIDGE)?;
     socket.apply(vec![route::add_address(index, network(gateway))]).map_err(&failed)

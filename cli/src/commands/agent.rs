@@ -86,7 +86,9 @@ fn node_address(args: &Agent) -> Result<Ipv4Addr> {
             let server: http::Uri = args.server.parse().with_context(|| format!("read --server {}", args.server))?;
             let host = server.host().with_context(|| format!("--server {} names no host", args.server))?;
             let socket = UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
-            socket.connect((host, server.port_u16().unwrap_or(443))).with_context(|| format!("find the way to {host}"))?;
+            socket
+                .connect((host, server.port_u16().unwrap_or(443)))
+                .with_context(|| format!("find the way to {host}"))?;
             socket.local_addr().context("read the node's address")?.ip()
         }
     };

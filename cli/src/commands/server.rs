@@ -138,7 +138,7 @@ fn start_components(
     let grace = std::time::Duration::from_secs(args.node_monitor_grace);
     let config = controllers::Config { node_monitor_grace: grace, ..controllers::Config::new(ca) };
     let controllers = tokio::spawn(controllers::run(caches(CONTROLLERS), config, shutdown.clone()));
-        let (caches, stop) = (caches(SCHEDULER), shutdown.clone());
+    let (caches, stop) = (caches(SCHEDULER), shutdown.clone());
     let scheduler = tokio::spawn(async move {
         if let Err(error) = scheduler::run(caches, scheduler::Config::default(), stop).await {
             tracing::error!("the scheduler ended: {:#}", anyhow::Error::from(error));
