@@ -144,7 +144,7 @@ impl Drop for Embedded {
 impl Backend for Embedded {
     async fn range(&self, range: Range) -> Result<RangeReply, Error> {
         let state = self.shared.state.read();
-        // A range is walked to its end to count it: beside the writer, not in its way.
+        // A range may be long: it is walked beside the writer, not in its way.
         if range.end.is_empty() {
             return state.range(&range);
         }

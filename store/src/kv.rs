@@ -57,7 +57,7 @@ pub struct Range {
     pub limit: usize,
     /// As of this revision; 0 for the newest.
     pub revision: Revision,
-    /// Only count.
+    /// Only count: no entries are returned, `limit` means nothing.
     pub count_only: bool,
 }
 
@@ -93,7 +93,8 @@ pub fn prefix_end(prefix: &[u8]) -> Bytes {
 pub struct RangeReply {
     /// In key order.
     pub entries: Vec<Entry>,
-    /// Keys in the range, also those beyond the limit.
+    /// With [`Range::count_only`] all keys in the range; else those in `entries`, so that a page need not be counted to
+    /// the end of its range.
     pub count: u64,
     /// There are entries beyond the limit.
     pub more: bool,

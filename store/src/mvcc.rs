@@ -11,6 +11,7 @@
 //! * `past` holds an entry for each `prev` in `log`, under the revision that ended it, and nothing else.
 //! * A lease's `keys` are exactly the current keys whose `lease` names it.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -147,21 +148,24 @@ impl Mvcc {
         self.readable(range.revision)?;
         let mut reply = RangeReply { revision: self.revision, ..RangeReply::default() };
         let mut take = |entry: &Arc<Entry>| {
-            reply.count += 1;
-            if range.count_only {
-                return;
-            }
-            if range.limit == 0 || reply.entries.len() < range.limit {
+            if !range.count_only {
+                // A page costs what is on it, however much is behind it.
+                if range.limit != 0 && reply.entries.len() == range.limit {
+                    reply.more = true;
+                    return ControlFlow::Break(());
+                }
                 reply.entries.push(Entry::clone(entry));
-            } else {
-                reply.more = true;
             }
+            reply.count += 1;
+            ControlFlow::Continue(())
         };
-        if range.revision == 0 || range.revision == self.revision {
-            self.current(Span::new(&range.start, &range.end)).for_each(take);
-        } else {
-            self.each_at(range.revision, &range.start, &range.end, &mut take);
-        }
+        // Broken off or not: either way it has all that was asked for.
+        let (ControlFlow::Break(()) | ControlFlow::Continue(())) =
+            if range.revision == 0 || range.revision == self.revision {
+                self.current(Span::new(&range.start, &range.end)).try_for_each(take)
+            } else {
+                self.each_at(range.revision, &range.start, &range.end, &mut take)
+            };
         Ok(reply)
     }
 

@@ -151,15 +151,18 @@ async fn past(ask: &Ask, options: &ListOptions, filter: &Filter, revision: Revis
     let mut found = Found { items: Vec::new(), revision, continues: String::new(), remaining: None };
     loop {
         let page = ask.parts.backend.range(range.clone()).await.map_err(|error| outdated(&error, &after, options))?;
-        for (at, entry) in page.entries.iter().enumerate() {
+        for entry in &page.entries {
             let id = std::str::from_utf8(&entry.key[prefix.len()..]).unwrap_or_default();
             let Some(item) = Item::new(&ask.cache.opening, id.into(), entry) else { continue };
             if !filter.matches(&*ask.entry, &item) {
                 continue;
             }
             if found.items.len() == limit {
-                let left = page.count.saturating_sub(at as u64);
-                found.remaining = filter.is_namespace_only().then_some(left);
+                if filter.is_namespace_only() {
+                    let rest = Range { start: entry.key.clone(), count_only: true, ..range };
+                    let counted = ask.parts.backend.range(rest).await;
+                    found.remaining = Some(counted.map_err(|error| outdated(&error, &after, options))?.count);
+                }
                 found.continues = token(revision, found.items.last());
                 return Ok(found);
             }

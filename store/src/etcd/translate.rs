@@ -110,12 +110,10 @@ fn into_entry(pair: KeyValue) -> Entry {
 }
 
 pub(super) fn range_reply(mut reply: GetResponse) -> RangeReply {
-    RangeReply {
-        count: unsigned(reply.count()),
-        more: reply.more(),
-        revision: revision(reply.header()),
-        entries: reply.take_kvs().into_iter().map(into_entry).collect(),
-    }
+    let (more, revision) = (reply.more(), revision(reply.header()));
+    let entries: Vec<_> = reply.take_kvs().into_iter().map(into_entry).collect();
+    let count = if more { entries.len() as u64 } else { unsigned(reply.count()) };
+    RangeReply { entries, count, more, revision }
 }
 
 pub(super) fn txn_reply(reply: &TxnResponse) -> Result<TxnReply, Error> {

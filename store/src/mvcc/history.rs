@@ -1,5 +1,6 @@
 //! The past: changes by revision, reads at a revision, and what of it is kept.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,8 +70,14 @@ impl Revised {
 }
 
 impl Mvcc {
-    /// Calls `take` with each entry of the range as it was at a readable revision, in key order.
-    pub(crate) fn each_at(&self, revision: Revision, start: &Bytes, end: &Bytes, take: &mut dyn FnMut(&Arc<Entry>)) {
+    /// Calls `take` with each entry of the range as it was at a readable revision, in key order, until it breaks off.
+    pub(crate) fn each_at<B>(
+        &self,
+        revision: Revision,
+        start: &Bytes,
+        end: &Bytes,
+        take: &mut dyn FnMut(&Arc<Entry>) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
         let span = Span::new(start, end);
         let mut current = self.current(span).filter(|entry| entry.mod_revision <= revision).peekable();
         // A key has at most one version at a revision, so the two ordered streams never hold the same key.
@@ -82,11 +89,11 @@ impl Mvcc {
             .map(|(_, entry)| entry);
         for entry in old {
             while let Some(earlier) = current.next_if(|current| current.key < entry.key) {
-                take(earlier);
+                take(earlier)?;
             }
-            take(entry);
+            take(entry)?;
         }
-        current.for_each(take);
+        current.try_for_each(take)
     }
 
     /// What changed in each revision from `from` on. `from` must be after `compacted`.

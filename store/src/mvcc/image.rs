@@ -3,6 +3,7 @@
 //! The state is written as it was at `compacted`, followed by what each later revision changed. So no value is written
 //! twice, and reading it back goes through the same code as the commands did.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -38,14 +39,13 @@ impl Mvcc {
             out.number(lease.deadline);
             flush(out)?;
         }
-        let mut result = Ok(());
-        self.each_at(self.compacted, &Bytes::new(), &Bytes::from_static(&[0]), &mut |entry| {
-            if result.is_ok() {
-                write_entry(out, entry);
-                result = flush(out);
-            }
+        let written = self.each_at(self.compacted, &Bytes::new(), &Bytes::from_static(&[0]), &mut |entry| {
+            write_entry(out, entry);
+            flush(out).map_or_else(ControlFlow::Break, ControlFlow::Continue)
         });
-        result?;
+        if let ControlFlow::Break(error) = written {
+            return Err(error);
+        }
         for revised in &self.log {
             write_revised(out, revised);
             flush(out)?;
