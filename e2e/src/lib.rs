@@ -9,7 +9,9 @@
 pub mod bench;
 pub mod footprint;
 pub mod manifest;
+pub mod server;
 pub mod stage;
 pub mod story;
 
+pub use server::Server;
 pub use stage::Stage;

@@ -277,7 +277,7 @@ pub fn program() -> Result<PathBuf> {
 }
 
 /// The newest kubectl of the machine: its own, else Debian's.
-fn newest_kubectl() -> Result<PathBuf> {
+pub fn newest_kubectl() -> Result<PathBuf> {
     let own = ["/usr/local/bin/kubectl", "/usr/bin/kubectl"].map(PathBuf::from);
     own.into_iter().find(|p| p.exists()).map_or_else(debian_kubectl, Ok)
 }

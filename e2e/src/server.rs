@@ -1,0 +1,199 @@
+//! An `orlop server` without nodes, for stories about what is stored.
+
+use std::{
+    fs::File,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+use crate::stage::{Following, PATIENCE, newest_kubectl, program, run};
+
+/// Between two looks at a condition.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A server in this machine's own network, on loopback. Killed when dropped.
+pub struct Server {
+    process: Option<Child>,
+    args: Vec<String>,
+    address: SocketAddr,
+    kubectl: PathBuf,
+    folder: TempDir,
+}
+
+impl Server {
+    /// Starts a server with these further words, and waits until it is ready.
+    pub fn start(args: &[&str]) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("orlop-e2e-").tempdir().context("make a folder for a server")?;
+        let args = args.iter().map(|a| (*a).to_owned()).collect();
+        let [address] = free_addresses()?;
+        let mut server = Self { process: None, args, address, kubectl: newest_kubectl()?, folder };
+        server.resume()?;
+        Ok(server)
+    }
+
+    /// Starts it again after [`Server::kill`], with what it left in its folder, and waits until it is ready.
+    pub fn resume(&mut self) -> Result<()> {
+        let path = self.folder.path().join("server.log");
+        let log = File::options().create(true).append(true).open(&path).context("open the server's log")?;
+        let mut command = Command::new(program()?);
+        command
+            .args(["--die-with-parent", "server", "--bind", &self.address.to_string(), "--data-dir"])
+            .arg(self.folder.path())
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("share a log")?)
+            .stderr(log);
+        self.process = Some(command.spawn().context("start the server")?);
+        self.until("the server is ready", |server| {
+            if let Some(status) = server.process.as_mut().and_then(|p| p.try_wait().transpose()) {
+                bail!("it ended with {:?}:\n{}", status, server.log());
+            }
+            Ok(server.kubeconfig().exists() && server.kubectl(&["get", "--raw", "/readyz"]).is_ok())
+        })
+    }
+
+    /// Kills it, as a crash would.
+    pub fn kill(&mut self) -> Result<()> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        process.kill().context("kill the server")?;
+        process.wait().context("wait for the server").map(drop)
+    }
+
+    /// The administrator's credentials.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
+    }
+
+    /// Runs kubectl; it must succeed.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.kubectl_with_input(args, "")
+    }
+
+    /// Runs kubectl with this standard input; it must succeed.
+    pub fn kubectl_with_input(&self, args: &[&str], input: &str) -> Result<String> {
+        let said = run(self.command().args(args), input);
+        ensure!(said.ok, "kubectl {} failed:\n{}{}", args.join(" "), said.out, said.err);
+        Ok(said.out)
+    }
+
+    /// Starts a kubectl that goes on.
+    pub fn follow(&self, args: &[&str]) -> Result<Following> {
+        Following::start(self.command().args(args))
+    }
+
+    /// Waits until `condition` holds; an error of its ends the story.
+    pub fn until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> Result<bool>) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition(self).with_context(|| format!("wait until {what}"))? {
+            ensure!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}\n{}", self.log());
+            std::thread::park_timeout(LOOK);
+        }
+        Ok(())
+    }
+
+    /// What it has said, for when a story fails.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("server.log")).unwrap_or_else(|error| error.to_string())
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.kubectl);
+        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.folder.path()).env("LC_ALL", "C");
+        command
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // a story that failed has said why
+        drop(self.kill());
+    }
+}
+
+/// An etcd of one member, on loopback. Killed when dropped.
+pub struct Etcd {
+    process: Option<Child>,
+    client: SocketAddr,
+    peer: SocketAddr,
+    folder: TempDir,
+}
+
+impl Etcd {
+    /// Where Debian's `etcd-server` puts it.
+    const PROGRAM: &str = "/usr/bin/etcd";
+
+    /// Starts it, and waits until it is healthy.
+    pub fn start() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("orlop-etcd-").tempdir().context("make a folder for etcd")?;
+        let [client, peer] = free_addresses()?;
+        let mut etcd = Self { process: None, client, peer, folder };
+        etcd.resume()?;
+        Ok(etcd)
+    }
+
+    /// Starts it again after [`Etcd::kill`], and waits until it is healthy.
+    pub fn resume(&mut self) -> Result<()> {
+        let (client, peer) = (self.url(), format!("http://{}", self.peer));
+        let log = File::options().create(true).append(true).open(self.folder.path().join("etcd.log"));
+        let mut command = Command::new(Self::PROGRAM);
+        command
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("default={peer}"), "--logger", "zap", "--data-dir"])
+            .arg(self.folder.path().join("data"))
+            .stdin(Stdio::null())
+            .stderr(log.context("open etcd's log")?);
+        self.process = Some(command.spawn().with_context(|| format!("start {}", Self::PROGRAM))?);
+        let deadline = Instant::now() + PATIENCE;
+        while !crate::stage::http_get(self.client, "/health").is_ok_and(|health| health.contains("true")) {
+            ensure!(Instant::now() < deadline, "etcd is not healthy within {PATIENCE:?}");
+            std::thread::park_timeout(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Kills it, as a crash would.
+    pub fn kill(&mut self) -> Result<()> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        process.kill().context("kill etcd")?;
+        process.wait().context("wait for etcd").map(drop)
+    }
+
+    /// What clients are told.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.client)
+    }
+
+    /// The names of all keys, as etcd's own client sees them.
+    pub fn keys(&self) -> Result<String> {
+        let mut command = Command::new("/usr/bin/etcdctl");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.url(), "get", "", "--prefix", "--keys-only"]);
+        let said = run(&mut command, "");
+        ensure!(said.ok, "etcdctl failed:\n{}", said.err);
+        Ok(said.out)
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        // a story that failed has said why
+        drop(self.kill());
+    }
+}
+
+/// Addresses that nothing listens on. Held together while they are chosen, so that they differ.
+fn free_addresses<const N: usize>() -> Result<[SocketAddr; N]> {
+    let mut held = Vec::new();
+    let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); N];
+    for address in &mut addresses {
+        let listener = TcpListener::bind(*address).context("find a free port")?;
+        *address = listener.local_addr().context("read a free port")?;
+        held.push(listener);
+    }
+    Ok(addresses)
+}
