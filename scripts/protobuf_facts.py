@@ -1,112 +1,123 @@
 #!/usr/bin/env python3
-"""Writes apiserver/src/protobuf/facts.txt: which field of which message has which number in Kubernetes' protobuf form.
+"""Writes api/src/protobuf/facts.txt: which number each field of Kubernetes' messages has in their protobuf form.
 
-    scripts/protobuf_facts.py <folder of the k8s-pb crate's sources> > apiserver/src/protobuf/facts.txt
+    scripts/protobuf_facts.py api/ apimachinery/ > api/src/protobuf/facts.txt
 
-The numbers are read from the crate `k8s-pb`, the names of fields in JSON from api/src/schema/facts.txt. One message a block:
-its name, then a line per field: number, name in JSON, shape. Shapes: `str`, `bytes`, `bool`, `int`, `float`, `@message`; before
-it `[]` for a list, `{}` for a map from strings. A name of `^` means that the fields of the message belong to its parent. After
-the shape `?` marks a number or flag that may be absent, whose zero therefore means something.
+The folders are checkouts of github.com/kubernetes/api and github.com/kubernetes/apimachinery (v0.37). Only facts are taken
+from the tags of their structs, no prose: numbers, names in JSON, types, and whether zero is left out. Limited to what the
+rows of api/src/kinds.rs reach, and to the types named in EXTRA. Needs nothing but Python.
+
+One message a line, its fields below it, indented by a tab:
+
+    io.k8s.api.core.v1.Volume
+    \t1 name str
+    \t2 ^ @io.k8s.api.core.v1.VolumeSource
+
+`^` as name: the fields belong to the parent. Shapes: str bytes bool int time microtime quantity intstr json, `@message`,
+`[item]`, `{value}`, `wrapped` (a list of strings inside a message of its own). `?` at the end: the field is always sent, so
+that zero means absence. After a message's name `gvk=` makes it the body of requests.
 """
-import re, sys, pathlib
 
-ROOTS = """core.v1.Namespace core.v1.Node core.v1.Pod core.v1.Service core.v1.ConfigMap core.v1.Secret core.v1.ServiceAccount
-core.v1.Event core.v1.Binding discovery.v1.EndpointSlice coordination.v1.Lease apps.v1.Deployment apps.v1.ReplicaSet
-rbac.v1.Role rbac.v1.RoleBinding rbac.v1.ClusterRole rbac.v1.ClusterRoleBinding autoscaling.v1.Scale
-authentication.v1.TokenRequest authentication.v1.TokenReview authentication.v1.SelfSubjectReview
-authorization.v1.SubjectAccessReview authorization.v1.LocalSubjectAccessReview authorization.v1.SelfSubjectAccessReview
-authorization.v1.SelfSubjectRulesReview""".split()
-META = "io.k8s.apimachinery.pkg.apis.meta.v1"
-# messages that are something else in JSON
-SPECIAL = {META + ".Time", META + ".MicroTime", META + ".FieldsV1", "io.k8s.apimachinery.pkg.api.resource.Quantity",
-           "io.k8s.apimachinery.pkg.util.intstr.IntOrString", "io.k8s.apimachinery.pkg.runtime.RawExtension"}
-# numbers and flags that are pointers in Go
-POINTERS = set("""replicas revisionHistoryLimit progressDeadlineSeconds terminationGracePeriodSeconds activeDeadlineSeconds
-runAsUser runAsGroup fsGroup tolerationSeconds expirationSeconds gracePeriodSeconds deletionGracePeriodSeconds defaultMode mode
-priority timeoutSeconds leaseDurationSeconds leaseTransitions automountServiceAccountToken enableServiceLinks runAsNonRoot
-allowPrivilegeEscalation privileged readOnlyRootFilesystem shareProcessNamespace controller blockOwnerDeletion optional immutable
-orphanDependents ready serving terminating allocateLoadBalancerNodePorts hostUsers setHostnameAsFQDN collisionCount
-sendInitialEvents ignoreStoreReadErrorWithClusterBreakingPotential""".split())
+import pathlib
+import re
+import sys
 
-root = pathlib.Path(sys.argv[1])
-schema, current = {}, None
-for line in pathlib.Path("api/src/schema/facts.txt").read_text().splitlines():
-    if line.startswith("\t"):
-        name = line.split()[0].rstrip("!")
-        current.append(name)
-    elif line and not line.startswith("#"):
-        current = schema.setdefault(line.split()[0], [])
+META = "io.k8s.apimachinery.pkg.apis.meta.v1."
+ROOTS = {"io.k8s.api": 0, "io.k8s.apimachinery": 1}
+# Group, version and kind of the messages that are bodies without being stored kinds.
+EXTRA = {
+    META + "DeleteOptions": "/v1/DeleteOptions",
+    "io.k8s.api.core.v1.Binding": "/v1/Binding",
+    "io.k8s.api.autoscaling.v1.Scale": "autoscaling/v1/Scale",
+    "io.k8s.api.policy.v1.Eviction": "policy/v1/Eviction",
+    "io.k8s.api.authentication.v1.TokenRequest": "authentication.k8s.io/v1/TokenRequest",
+    "io.k8s.api.authentication.v1.TokenReview": "authentication.k8s.io/v1/TokenReview",
+    "io.k8s.api.authentication.v1.SelfSubjectReview": "authentication.k8s.io/v1/SelfSubjectReview",
+    "io.k8s.api.authorization.v1.SubjectAccessReview": "authorization.k8s.io/v1/SubjectAccessReview",
+    "io.k8s.api.authorization.v1.LocalSubjectAccessReview": "authorization.k8s.io/v1/LocalSubjectAccessReview",
+    "io.k8s.api.authorization.v1.SelfSubjectAccessReview": "authorization.k8s.io/v1/SelfSubjectAccessReview",
+    "io.k8s.api.authorization.v1.SelfSubjectRulesReview": "authorization.k8s.io/v1/SelfSubjectRulesReview",
+}
+# Types whose JSON is not what their struct says.
+NAMED = {
+    "io.k8s.apimachinery.pkg.api.resource.Quantity": "quantity",
+    "io.k8s.apimachinery.pkg.util.intstr.IntOrString": "intstr",
+    META + "FieldsV1": "json",
+    META + "Time": "time",
+    META + "MicroTime": "microtime",
+}
+SCALARS = {"string": "str", "bool": "bool", "int32": "int", "int64": "int", "[]byte": "bytes"}
+PACKAGES = {"v1": "io.k8s.api.core.v1", "metav1": META[:-1], "resource": "io.k8s.apimachinery.pkg.api.resource",
+            "intstr": "io.k8s.apimachinery.pkg.util.intstr", "types": "io.k8s.apimachinery.pkg.types"}
+FIELD = re.compile(r'^\t(?:\w+\s+)?([\w.*\[\]]+)\s+`(?=.*?json:"([^"]*)")(?=.*?protobuf:"(?:bytes|varint),(\d+)[,"])', re.M)
 
-def module(path):
-    return "io.k8s." + ".".join(path.relative_to(root).parent.parts)
 
-messages = {}
-for path in root.rglob("mod.rs"):
-    here = module(path)
-    text = path.read_text()
-    for found in re.finditer(r"pub struct (\w+) \{(.*?)\n\}", text, re.S):
-        fields = []
-        for f in re.finditer(r"#\[prost\(([^\]]*?)\)\]\s*(?:#\[\w+\]\s*)?pub (r#)?(\w+):\s*(.*?),\s*(?=///|#\[|\Z)", found[2], re.S):
-            fields.append((re.sub(r"\s+", " ", f[1]), f[3], re.sub(r"\s+", "", f[4]).rstrip(",")))
-        messages[here + "." + found[1]] = fields
+class Source:
+    """The Go packages, each read when first needed."""
 
-def resolve(here, name):
-    parts = here.split(".")[:-1]
-    while name.startswith("super::"):
-        name, parts = name[7:], parts[:-1]
-    return ".".join(parts + name.split("::"))
+    def __init__(self, folders):
+        self.folders, self.packages = folders, {}
 
-def camel(snake):
-    head, *rest = snake.split("_")
-    return head + "".join(r.capitalize() for r in rest)
+    def package(self, name):
+        if name not in self.packages:
+            root = next(r for r in sorted(ROOTS, key=len, reverse=True) if name.startswith(r + "."))
+            folder = pathlib.Path(self.folders[ROOTS[root]], *name[len(root) + 1:].split("."))
+            text = "\n".join(p.read_text() for p in sorted(folder.glob("*.go")) if not p.name.endswith("_test.go"))
+            structs = dict(re.findall(r"^type (\w+) struct \{\n(.*?)^\}", text, re.M | re.S))
+            names = dict(re.findall(r"^type (\w+) ([\w.\[\]]+)$", text, re.M))
+            self.packages[name] = structs, names
+        return self.packages[name]
 
-def json_name(message, snake):
-    flat = snake.replace("_", "").lower()
-    for name in schema.get(message, []):
-        if name.lower() == flat:
-            return name
-    special = {"groupversion": "groupVersion", "nonresourceurls": "nonResourceURLs", "uid": "uid"}
-    if message in schema:
-        return None
-    return special.get(flat, camel(snake))
+    def qualified(self, here, name):
+        package, _, short = name.rpartition(".")
+        return (PACKAGES[package] if package else here) + "." + short
 
-INLINE = {META + ".TypeMeta"}
-out, seen, todo = {}, set(), ["io.k8s.api." + r for r in ROOTS] + [META + ".DeleteOptions"]
-while todo:
-    message = todo.pop()
-    if message in seen or message in SPECIAL:
-        continue
-    seen.add(message)
-    lines = []
-    for attrs, snake, rust in messages[message]:
-        number = re.search(r'tag = "(\d+)"', attrs)[1]
-        kind = attrs.split(",")[0].split("=")[0].strip()
-        name = json_name(message, snake)
-        prefix = ""
-        if "btree_map" in kind:
-            prefix, kind = "{}", re.search(r'"string, (\w+)"', attrs)[1]
-        elif "repeated" in attrs:
-            prefix = "[]"
-        inner = re.search(r"(?:Option|Vec|Box)<(?:::prost::alloc::boxed::Box<)?([^<>]+)>", rust)
-        target = (rust if inner is None else inner[1]).strip(",")
-        if prefix == "{}":
-            target = rust.rstrip(">,").rsplit(",", 1)[1]
-        if kind == "message":
-            target = resolve(message, target)
-            if name is None and target.lower().endswith(snake.replace("_", "")):
-                name = "^"
-            shape = "@" + target
-            if name is not None:
-                todo.append(target)
-        else:
-            shape = {"string": "str", "bytes": "bytes", "bool": "bool", "double": "float"}.get(kind, "int")
-        if name is None:
-            continue
-        mark = "?" if name in POINTERS and shape in ("int", "bool") else ""
-        lines.append(f"\t{number} {name} {prefix}{shape}{mark}")
-    out[message] = lines
+    def shape(self, here, go, named=False):
+        """The shape of a Go type; a list that has a name of its own is wrapped."""
+        go = go.lstrip("*")
+        if go in SCALARS:
+            return SCALARS[go]
+        if go.startswith("[]"):
+            return "wrapped" if named else "[" + self.shape(here, go[2:]) + "]"
+        if found := re.fullmatch(r"map\[[\w.]+\](.+)", go):
+            return "{" + self.shape(here, found[1]) + "}"
+        name = self.qualified(here, go)
+        if name in NAMED:
+            return NAMED[name]
+        package, _, short = name.rpartition(".")
+        structs, names = self.package(package)
+        if short in structs:
+            return "@" + name
+        return self.shape(package, names[short], True)
 
-print("# Generated by scripts/protobuf_facts.py, which explains the form. Do not edit.")
-for message in sorted(out):
-    print(message)
-    print("\n".join(out[message]))
+    def fields(self, message):
+        """Number, name, shape and whether zero means absence."""
+        package, _, short = message.rpartition(".")
+        for go, json, number in FIELD.findall(self.package(package)[0][short]):
+            name, *options = json.split(",")
+            shape = self.shape(package, go)
+            sent = not go.startswith("*") and shape[0] not in "[{" and (shape[0] == "@" or "omitempty" in options)
+            yield int(number), name or "^", shape, sent and name != ""
+
+
+def main():
+    source = Source(sys.argv[1:3])
+    api = {"": "core", "rbac.authorization.k8s.io": "rbac", "discovery.k8s.io": "discovery", "coordination.k8s.io": "coordination"}
+    gvks = dict(EXTRA)
+    rows = pathlib.Path(__file__).parent.parent.joinpath("api/src/kinds.rs").read_text()
+    for kind, group, version in re.findall(r'^    "(\w+)" => "([^"]*)", "(\w+)",', rows, re.M):
+        gvks[f"io.k8s.api.{api.get(group, group)}.{version}.{kind}"] = f"{group}/{version}/{kind}"
+    done, todo = {}, list(gvks)
+    while todo:
+        message = todo.pop()
+        if message not in done:
+            done[message] = sorted(source.fields(message))
+            todo += [found for _, _, shape, _ in done[message] for found in re.findall(r"@([\w.]+)", shape)]
+    print("# Generated by scripts/protobuf_facts.py, which explains the form. Do not edit.")
+    for message in sorted(done):
+        print(message + (f" gvk={gvks[message]}" if message in gvks else ""))
+        for number, name, shape, sent in done[message]:
+            print(f"\t{number} {name} {shape}{'?' if sent else ''}")
+
+
+main()
