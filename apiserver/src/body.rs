@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api::{
-    Kind,
+    Kind, protobuf,
     schema::{Schema, check},
 };
 use axum::body::Body;
@@ -15,7 +15,6 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{
-    protobuf,
     query::FieldValidation,
     registry::{Entry, Stored},
     reply::Answer,
@@ -60,17 +59,23 @@ pub fn unsupported(supported: &[&str]) -> Box<Status> {
     Box::new(api::status::failure(415, "UnsupportedMediaType", text))
 }
 
-/// The document of a body in JSON or YAML, and the fields that it names twice.
+/// The document of a body in JSON, YAML or protobuf, and the fields that it names twice.
 pub fn document(media_type: &str, bytes: &[u8]) -> Answer<(Value, Vec<String>)> {
     match media_type {
         "application/json" | "" | "*/*" => json(bytes),
         "application/yaml" | "application/x-yaml" | "text/yaml" | "text/x-yaml" => yaml(bytes),
         protobuf::MEDIA_TYPE => match protobuf::decode(bytes) {
             Ok(value) => Ok((value, Vec::new())),
-            Err(error) => Err(bad(format!("the body cannot be decoded: {error}"))),
+            Err(error) => Err(bad(format!("the body cannot be decoded: {}", chain(&error)))),
         },
         _ => Err(unsupported(&["application/json", "application/yaml", protobuf::MEDIA_TYPE])),
     }
+}
+
+/// An error with what lies behind it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let parts = std::iter::successors(Some(error), |error| error.source());
+    parts.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn json(bytes: &[u8]) -> Answer<(Value, Vec<String>)> {

@@ -37,7 +37,6 @@ mod negotiate;
 mod parts;
 pub mod pki;
 mod policy;
-mod protobuf;
 mod query;
 pub mod registry;
 mod reply;
