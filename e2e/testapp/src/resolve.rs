@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
-/// Wait for one answer.
-const TIMEOUT: Duration = Duration::from_secs(2);
-/// Tries for each name over all servers.
-const TRIES: u16 = 3;
+/// Wait for one answer (resolv.conf(5)).
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Tries for each name over all servers (resolv.conf(5)).
+const TRIES: u16 = 2;
 const A: u16 = 1;
 const AAAA: u16 = 28;
 

@@ -1,10 +1,11 @@
 //! Names that are not the cluster's: asked of the node's own resolvers, and remembered.
 
 use std::{
+    collections::HashMap,
     fs,
     net::{IpAddr, SocketAddr},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hickory_proto::{
@@ -16,14 +17,21 @@ use hickory_resolver::{
     config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
     net::{DnsError, NetError, runtime::TokioRuntimeProvider},
 };
-use tokio::sync::Semaphore;
+use parking_lot::Mutex;
+use tokio::{sync::Semaphore, time::timeout};
 
 /// The most answers that are remembered.
 const CACHED_ANSWERS: u64 = 4096;
-/// How long one resolver is waited for.
-const TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one resolver is waited for before the question is asked again.
+const TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a question is asked again before it fails.
 const ATTEMPTS: usize = 2;
+/// How long all of it may take: less than a libc waits (resolv.conf(5): 5 s), so that it hears of the failure.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// How long a failure stands, so that a search path and a libc's further tries do not wait once more each (CoreDNS's `cache`: 5 s).
+const FAILURE_TTL: Duration = Duration::from_secs(5);
+/// The most failures that are remembered.
+const CACHED_FAILURES: usize = 1024;
 /// Questions that wait for an answer at one time; further ones fail at once.
 const MAX_WAITING: usize = 1024;
 /// The port of a name server.
@@ -33,6 +41,26 @@ const PORT: u16 = 53;
 pub struct Forwarder {
     resolver: Option<TokioResolver>,
     places: Semaphore,
+    failures: Mutex<Failures>,
+}
+
+/// Questions that nobody answered, and when that was.
+#[derive(Default)]
+struct Failures(HashMap<(Name, RecordType), Instant>);
+
+impl Failures {
+    fn holds(&self, question: &(Name, RecordType), now: Instant) -> bool {
+        self.0.get(question).is_some_and(|then| now.duration_since(*then) < FAILURE_TTL)
+    }
+
+    fn note(&mut self, question: (Name, RecordType), now: Instant) {
+        if self.0.len() >= CACHED_FAILURES {
+            self.0.retain(|_, then| now.duration_since(*then) < FAILURE_TTL);
+        }
+        if self.0.len() < CACHED_FAILURES {
+            self.0.insert(question, now);
+        }
+    }
 }
 
 /// What upstream says.
@@ -49,9 +77,9 @@ pub struct Reply {
 impl Forwarder {
     /// Asks these resolvers; with none, every question fails.
     pub fn new(upstream: &[SocketAddr]) -> Result<Self, NetError> {
-        let places = Semaphore::new(MAX_WAITING);
+        let (places, failures) = (Semaphore::new(MAX_WAITING), Mutex::default());
         if upstream.is_empty() {
-            return Ok(Self { resolver: None, places });
+            return Ok(Self { resolver: None, places, failures });
         }
         let mut options = ResolverOpts::default();
         options.ndots = 0;
@@ -63,27 +91,35 @@ impl Forwarder {
         let servers = upstream.iter().map(server).collect();
         let config = ResolverConfig::from_parts(None, Vec::new(), servers);
         let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        Ok(Self { resolver: Some(builder.with_options(options).build()?), places })
+        Ok(Self { resolver: Some(builder.with_options(options).build()?), places, failures })
     }
 
-    /// Asks for a name.
+    /// Asks for a name. Answers within [`DEADLINE`], and at once what has just failed.
     pub async fn ask(&self, name: Name, wanted: RecordType) -> Reply {
         let failed = Reply { code: ResponseCode::ServFail, records: Vec::new(), authority: Vec::new() };
         let Some(resolver) = &self.resolver else { return failed };
-        let Ok(_place) = self.places.try_acquire() else { return failed };
-        match resolver.lookup(name.clone(), wanted).await {
-            Ok(found) => {
-                Reply { code: ResponseCode::NoError, records: found.answers().to_vec(), authority: Vec::new() }
-            }
-            Err(NetError::Dns(DnsError::NoRecordsFound(nothing))) => {
-                let soa = nothing.soa.map(|soa| soa.into_record_of_rdata());
-                Reply { code: nothing.response_code, records: Vec::new(), authority: soa.into_iter().collect() }
-            }
-            Err(error) => {
-                tracing::debug!(%name, %error, "no upstream resolver answered");
-                failed
-            }
+        let question = (name.to_lowercase(), wanted);
+        if self.failures.lock().holds(&question, Instant::now()) {
+            return failed;
         }
+        let Ok(_place) = self.places.try_acquire() else { return failed };
+        match timeout(DEADLINE, resolver.lookup(name.clone(), wanted)).await {
+            Ok(Ok(found)) => {
+                return Reply { code: ResponseCode::NoError, records: found.answers().to_vec(), authority: Vec::new() };
+            }
+            Ok(Err(NetError::Dns(DnsError::NoRecordsFound(nothing)))) => {
+                let soa = nothing.soa.map(|soa| soa.into_record_of_rdata());
+                return Reply {
+                    code: nothing.response_code,
+                    records: Vec::new(),
+                    authority: soa.into_iter().collect(),
+                };
+            }
+            Ok(Err(error)) => tracing::debug!(%name, %error, "no upstream resolver answered"),
+            Err(_) => tracing::debug!(%name, "no upstream resolver answered within {DEADLINE:?}"),
+        }
+        self.failures.lock().note(question, Instant::now());
+        failed
     }
 }
 
@@ -105,6 +141,21 @@ pub fn system_resolvers(path: &Path, own: IpAddr) -> Vec<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failures_are_remembered_for_a_while_and_not_without_end() {
+        let question = |number: usize| (Name::from_ascii(format!("n{number}.test.")).unwrap(), RecordType::A);
+        let (mut failures, start) = (Failures::default(), Instant::now());
+        for number in 0..=CACHED_FAILURES {
+            failures.note(question(number), start);
+        }
+        assert!(failures.holds(&question(0), start + FAILURE_TTL / 2));
+        assert!(!failures.holds(&(question(0).0, RecordType::AAAA), start));
+        assert!(!failures.holds(&question(CACHED_FAILURES), start), "there is no place for it");
+        assert!(!failures.holds(&question(0), start + FAILURE_TTL));
+        failures.note(question(CACHED_FAILURES), start + FAILURE_TTL);
+        assert_eq!(failures.0.len(), 1, "old ones make place");
+    }
 
     #[test]
     fn resolvers_are_read_and_the_own_one_is_left_out() {

@@ -205,26 +205,42 @@ impl Handler {
         }
         let namespace = (self.namespaces)(from)?;
         let bare = name.strip_suffix(&format!(".{namespace}.svc.{}", zone.domain()))?;
-        for suffix in ["svc.", ""] {
-            let candidate = format!("{bare}.{suffix}{}", zone.domain());
-            if let Answer::Records(records, _) = zone.lookup(&candidate, kind(wanted)) {
-                let mut outcome = Outcome { authoritative: true, ..Outcome::default() };
-                outcome.answers.extend(alias(asked, &candidate));
-                outcome.answers.extend(records.iter().filter_map(|record| wire(record, None)));
-                self.follow(zone, &mut outcome, &records, wanted).await;
-                return Some(outcome);
+        let candidates =
+            [format!("{bare}.svc.{}", zone.domain()), format!("{bare}.{}", zone.domain()), bare.to_owned()];
+        for candidate in &candidates {
+            let mut outcome = Outcome { authoritative: true, ..Outcome::default() };
+            outcome.answers.extend(alias(asked, candidate));
+            match zone.lookup(candidate, kind(wanted)) {
+                Answer::Records(records, _) => {
+                    outcome.answers.extend(records.iter().filter_map(|record| wire(record, None)));
+                    self.follow(zone, &mut outcome, &records, wanted).await;
+                    return Some(outcome);
+                }
+                // the name is there: a libc that heard it is not would not ask for its other addresses either
+                Answer::NoData => {
+                    outcome.authority.extend(wire(&zone.soa(), None));
+                    return Some(outcome);
+                }
+                Answer::NoName => {}
+                Answer::Elsewhere => return self.search_outside(asked, bare, wanted).await,
             }
         }
+        None
+    }
+
+    /// The end of the search path: the name as the pod wrote it.
+    async fn search_outside(&self, asked: &Name, bare: &str, wanted: RecordType) -> Option<Outcome> {
         // a single label is nobody's business outside
         if !bare.contains('.') || bare.starts_with('_') {
             return None;
         }
         let found = self.forward(absolute(bare)?, wanted).await;
-        if found.code != ResponseCode::NoError || found.answers.is_empty() {
+        // whatever else it says: what was asked for does not exist, and the bare name comes next
+        if found.code != ResponseCode::NoError {
             return None;
         }
         let answers = alias(asked, bare).into_iter().chain(found.answers).collect();
-        Some(Outcome { answers, ..Outcome::default() })
+        Some(Outcome { answers, authority: found.authority, ..Outcome::default() })
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
     path::Path,
     process::Command,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
@@ -313,6 +313,42 @@ fn other_names_are_asked_upstream() {
         assert!(from_node.contains("status: NXDOMAIN"), "only a pod of that namespace searches: {from_node}");
         let sibling = dig("+short web.default.default.svc.cluster.local");
         assert_eq!(sibling, "web.default.svc.cluster.local.\n10.43.0.5\n");
+        // a name that is whole already is the last on the path
+        for (name, answer) in
+            [("web.default.svc.cluster.local", "10.43.0.5"), ("www.default.svc.example.test", "10.8.0.1")]
+        {
+            let whole = dig(&format!("+short {name}.default.svc.cluster.local"));
+            assert_eq!(whole, format!("{name}.\n{answer}\n"));
+            let no_such_type = dig(&format!("AAAA {name}.default.svc.cluster.local"));
+            assert!(no_such_type.contains("status: NOERROR") && no_such_type.contains("ANSWER: 1"), "{no_such_type}");
+        }
+        let missing = dig("nope.default.svc.cluster.local.default.svc.cluster.local");
+        assert!(missing.contains("status: NXDOMAIN"), "{missing}");
+    });
+}
+
+#[test]
+fn a_silent_upstream_is_given_up_on_in_time() {
+    isolated("a_silent_upstream_is_given_up_on_in_time", |world| {
+        let other = world.node(3, &[]);
+        let upstream = SocketAddr::new(other.address.into(), 5353);
+        let _silent = other.call(async move { tokio::net::UdpSocket::bind(upstream).await.unwrap() });
+        let unreachable = "10.255.255.53:53".parse().unwrap();
+        for (number, upstream) in [(1, upstream), (2, unreachable)] {
+            let a = world.node(number, &[upstream]);
+            let (_, pod) = a.attach("pod", &[]);
+            let dig = |words: &str| pod.command(&format!("dig @10.43.0.10 +tries=1 +time=3 {words}"));
+            // the cluster's own names do not wait for it, be they there or not
+            eventually("the zone is there", || dig("kubernetes.default.svc.cluster.local").contains("NXDOMAIN"));
+            let started = Instant::now();
+            assert!(dig("nope.default.svc.cluster.local.default.svc.cluster.local").contains("status: NXDOMAIN"));
+            assert!(started.elapsed() < Duration::from_secs(1), "asked upstream for a name of the cluster");
+            // along the search path, and then the bare name: one wait for both
+            assert!(dig("www.example.test.default.svc.cluster.local").contains("status: NXDOMAIN"));
+            assert!(dig("www.example.test").contains("status: SERVFAIL"));
+            let took = started.elapsed();
+            assert!(took < Duration::from_secs(4), "{took:?}");
+        }
     });
 }
 
