@@ -30,8 +30,11 @@ pub const LEASES: &str = "kube-node-lease";
 const RETRY: Duration = Duration::from_millis(250);
 /// How often the machine is looked at.
 const LOOK: Duration = Duration::from_secs(60);
-/// Memory or disk with less than this share left is under pressure, per cent.
+/// Memory or disk with less than this share left, per cent, and less than so many bytes, is under pressure: a twentieth of
+/// a large disk that others fill too is still plenty, and so is a hundred megabytes of a small one.
 const PRESSURE: u64 = 5;
+const MEMORY_PRESSURE: u64 = 100 << 20;
+const DISK_PRESSURE: u64 = 1 << 30;
 
 /// What a node knows of itself.
 #[derive(Clone, Debug)]
@@ -51,15 +54,19 @@ pub struct Facts {
 impl Facts {
     /// Looks at the machine.
     pub fn look(config: &Config, offer: Offer, port: u16) -> Self {
-        let scarce = |(left, all): (u64, u64)| all > 0 && left < all / 100 * PRESSURE;
+        let disk = machine::disk(&config.data_dir);
         Self {
             offer,
             info: machine::info(),
             port,
-            memory_pressure: scarce(machine::memory_available()),
-            disk_pressure: machine::disk(&config.data_dir).is_some_and(scarce),
+            memory_pressure: scarce(machine::memory_available(), MEMORY_PRESSURE),
+            disk_pressure: disk.is_some_and(|space| scarce(space, DISK_PRESSURE)),
         }
     }
+}
+
+fn scarce((left, all): (u64, u64), little: u64) -> bool {
+    all > 0 && left < (all / 100 * PRESSURE).min(little)
 }
 
 /// The Node object, as it is created.
@@ -301,4 +308,18 @@ async fn renew_once(api: &Api<Lease>, config: &Config, uid: &str) -> Result<(), 
         }),
     };
     api.create(&PostParams::default(), &lease).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_little_in_itself_and_of_the_whole_is_scarce() {
+        assert!(!scarce((6 << 30, 252 << 30), DISK_PRESSURE), "a large disk that is nearly full has room");
+        assert!(scarce((500 << 20, 252 << 30), DISK_PRESSURE));
+        assert!(!scarce((500 << 20, 4 << 30), DISK_PRESSURE), "a small disk has a tenth left");
+        assert!(scarce((100 << 20, 4 << 30), DISK_PRESSURE));
+        assert!(!scarce((0, 0), MEMORY_PRESSURE), "nothing is known");
+    }
 }
