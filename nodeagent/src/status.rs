@@ -28,7 +28,7 @@ pub fn status(
     previous: &PodStatus,
     now: Timestamp,
 ) -> PodStatus {
-    let one = |m: &Member| container(m, phase, desired, seen, now);
+    let one = |m: &Member| container(m, phase, desired, seen, previous, now);
     let by_role = |main: bool| {
         let of_role = desired.members.iter().filter(|m| (m.role == Role::Main) == main);
         let statuses: Vec<_> = of_role.map(one).collect();
@@ -36,7 +36,7 @@ pub fn status(
     };
     let init_container_statuses = by_role(false);
     let container_statuses = by_role(true);
-    let ips = addresses(desired, seen, host_ips);
+    let ips = addresses(desired, seen, host_ips, previous);
     let (word, reason, message) = word(phase, desired, seen);
     let running_at_all = matches!(phase, Phase::Active { .. } | Phase::Ending { .. });
     let mut status = PodStatus {
@@ -65,11 +65,19 @@ fn list<T>(ips: &[String], make: impl Fn(&String) -> T) -> Option<Vec<T>> {
     (!ips.is_empty()).then(|| ips.iter().map(make).collect())
 }
 
-fn addresses(desired: &Desired, seen: &Observed, host_ips: &[String]) -> Vec<String> {
+/// What runs keeps the address that it had, while an agent that has just adopted it finds its place again.
+fn addresses(desired: &Desired, seen: &Observed, host_ips: &[String], previous: &PodStatus) -> Vec<String> {
+    if seen.network.done().is_none() && runs(seen) {
+        return previous.pod_ips.iter().flatten().map(|ip| ip.ip.clone()).collect();
+    }
     if desired.host_network {
         return if seen.network.done().is_some() { host_ips.to_vec() } else { Vec::new() };
     }
     seen.network.done().into_iter().flat_map(|a| &a.addresses).map(ToString::to_string).collect()
+}
+
+fn runs(seen: &Observed) -> bool {
+    seen.members.values().any(|m| m.running().is_some())
 }
 
 /// Phase, reason, message of the pod as a whole (`getPhase` in upstream's kubelet_pods.go).
@@ -83,7 +91,14 @@ fn word(phase: &Phase, desired: &Desired, seen: &Observed) -> (&'static str, Opt
     (if begun { "Running" } else { "Pending" }, None, None)
 }
 
-fn container(member: &Member, phase: &Phase, desired: &Desired, seen: &Observed, now: Timestamp) -> ContainerStatus {
+fn container(
+    member: &Member,
+    phase: &Phase,
+    desired: &Desired,
+    seen: &Observed,
+    previous: &PodStatus,
+    now: Timestamp,
+) -> ContainerStatus {
     let known = seen.member(member.name());
     let ending = !matches!(phase, Phase::Active { .. });
     let running = known.running().is_some();
@@ -95,11 +110,12 @@ fn container(member: &Member, phase: &Phase, desired: &Desired, seen: &Observed,
         None => (waiting(member, desired, seen, now), None),
     };
     let done = member.role == Role::Init && known.ended().is_some_and(|e| e.code == 0);
+    let id = known.current.as_ref().map(container_id);
     ContainerStatus {
         name: member.name().to_owned(),
         image: member.spec.image.clone().unwrap_or_default(),
-        image_id: known.image.done().map(|i| i.id.clone()).unwrap_or_default(),
-        container_id: known.current.as_ref().map(container_id),
+        image_id: known.image.done().map_or_else(|| told_image(&id, previous), |i| i.id.clone()),
+        container_id: id,
         restart_count: i32::try_from(known.current.as_ref().map_or(known.base, |a| a.number)).unwrap_or(i32::MAX),
         ready: done || (running && known.started && known.hooked && known.ready && member.role != Role::Init),
         started: Some(running && known.started && known.hooked),
@@ -107,6 +123,14 @@ fn container(member: &Member, phase: &Phase, desired: &Desired, seen: &Observed,
         last_state: Some(last.unwrap_or_default()),
         ..ContainerStatus::default()
     }
+}
+
+/// The image that this very container was said to be made of.
+fn told_image(id: &Option<String>, previous: &PodStatus) -> String {
+    let told = [&previous.init_container_statuses, &previous.container_statuses];
+    let mut told = told.into_iter().flatten().flatten();
+    let same = told.find(|s| id.is_some() && s.container_id == *id);
+    same.map(|s| s.image_id.clone()).unwrap_or_default()
 }
 
 fn container_id(attempt: &Attempt) -> String {
@@ -221,7 +245,7 @@ fn conditions(
         let message = format!("the status of pod readiness gate \"{gate}\" is not \"True\", but False");
         ready = Verdict { kind: "Ready", ok: false, reason: Some("ReadinessGatesNotReady"), message: Some(message) };
     }
-    let has_sandbox = seen.sandbox.done().is_some() && !over;
+    let has_sandbox = (seen.sandbox.done().is_some() || runs(seen)) && !over;
     let mut init = done("Initialized", initialized, "ContainersNotInitialized", &incomplete, "incomplete");
     if init.ok && succeeded {
         init.reason = Some("PodCompleted");
