@@ -55,19 +55,16 @@ pub async fn run(args: &Up, out: &mut impl Write) -> Result<()> {
         server_args: Vec::new(),
         agent_args: Vec::new(),
     })?;
-    tokio::select! {
-        done = bring_up(&mut cluster, args, &documents, started, out) => done?,
-        _ = interrupts.recv() => {}
-    }
-    if !args.once {
+    let is_up = tokio::select! {
+        done = bring_up(&mut cluster, args, &documents, started, out) => done.map(|()| true)?,
+        _ = interrupts.recv() => false,
+    };
+    if is_up && !args.once {
         interrupts.recv().await;
     }
     writeln!(out, "\nTaking the cluster down (its data stays in {})", args.data_dir.display()).context("print")?;
-    // a second Ctrl-C need not wait for anything: what is left dies with this process
-    tokio::select! {
-        done = tokio::task::spawn_blocking(move || cluster.stop()) => done.context("take the cluster down")?,
-        _ = interrupts.recv() => Ok(()),
-    }
+    // it takes a moment and has a deadline: a second Ctrl-C would only leave control groups behind
+    tokio::task::spawn_blocking(move || cluster.stop()).await.context("take the cluster down")?
 }
 
 async fn bring_up(

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io::ErrorKind,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -91,8 +92,8 @@ impl Cluster {
             format!("listen on {} (is another cluster running? choose another port with --port)", spec.listen)
         })?;
         let cgroup = cgroup_name(&spec.data_dir)?;
-        // what a killed run left behind
-        cgroups::remove(&cgroup)?;
+        // what a killed run left behind, and is still dying
+        cgroups::remove_when_empty(&cgroup, GONE_DEADLINE)?;
         cgroups::make(&cgroup)?;
         let underlay = Host::new("underlay", Isolation::Network)?;
         underlay.run(|| netd::underlay::lay(SERVER))??;
@@ -156,6 +157,13 @@ impl Cluster {
             .args(&self.spec.server_args)
             .stdin(Stdio::from(listener));
         self.log_to(&mut command, "server.log")?;
+        // the server writes it last: one from before says nothing of this start
+        match std::fs::remove_file(&token) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("remove {}", token.display()));
+            }
+            Ok(()) | Err(_) => {}
+        }
         let mut server = self.underlay.spawn(command)?;
         let ready = wait_for_file(&token, &mut server);
         self.server = Some(server);
@@ -175,7 +183,7 @@ impl Cluster {
     /// Gives a node its power back: the same disk and name, nothing running.
     pub fn power_on(&mut self, index: usize) -> Result<()> {
         self.power_off(index)?;
-        cgroups::remove(&self.node_cgroup(index))?;
+        cgroups::remove_when_empty(&self.node_cgroup(index), GONE_DEADLINE)?;
         self.nodes[index] = self.make_node(index)?;
         Ok(())
     }
