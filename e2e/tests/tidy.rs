@@ -177,25 +177,46 @@ fn tests_wait_on_conditions() {
     assert_none("tests that sleep", &broken);
 }
 
+/// The modules that a file declares, as the paths that they may have: `mod x;` with whatever visibility, and `#[path]`.
+fn declared(path: &str, text: &str) -> BTreeSet<String> {
+    let path = Path::new(path);
+    let folder = path.parent().unwrap();
+    let stem = path.file_stem().unwrap().to_str().unwrap();
+    let is_root = ["lib", "main", "build"].contains(&stem) || is_target(path);
+    let below = if is_root { folder.to_owned() } else { folder.join(stem) };
+    let mut named = BTreeSet::new();
+    let mut at = None;
+    for line in text.lines().map(str::trim) {
+        if let Some((_, rest)) = line.split_once("#[path = \"") {
+            at = rest.split('"').next();
+        }
+        let Some(name) = line.strip_suffix(';').and_then(|l| l.rsplit_once(' ')) else { continue };
+        if name.0.split(' ').next_back() == Some("mod") {
+            let file = at.take().map_or_else(|| below.join(format!("{}.rs", name.1)), |at| folder.join(at));
+            named.insert(file.to_str().unwrap().to_owned());
+        }
+    }
+    named
+}
+
+/// Whether cargo builds the file by itself: programs, examples, benchmarks, tests.
+fn is_target(path: &Path) -> bool {
+    let folder = path.parent().unwrap();
+    let above = folder.parent().unwrap_or(folder);
+    folder.ends_with("src/bin")
+        || ["tests", "examples", "benches"].iter().any(|f| folder.ends_with(f) && !above.ends_with("src"))
+}
+
 #[test]
 fn every_module_is_part_of_its_crate() {
     let sources = sources();
-    let mut broken = Vec::new();
-    for (path, _) in &sources {
-        let name = Path::new(path).file_stem().unwrap().to_string_lossy().into_owned();
-        let root_file = ["lib", "main", "build"].contains(&name.as_str());
-        let own_target = path.contains("/src/bin/") || path.contains("/examples/") || path.contains("/benches/");
-        let test_target = Path::new(path).parent().is_some_and(|p| p.ends_with("tests") && !p.ends_with("src/tests"));
-        if root_file || own_target || test_target {
-            continue;
-        }
-        let declared = format!("mod {name};");
-        let krate = path.split('/').next().unwrap();
-        let mut family = sources.iter().filter(|(p, _)| p.starts_with(krate));
-        if !family.any(|(p, text)| p != path && text.contains(&declared)) {
-            broken.push(path.clone());
-        }
-    }
+    let declared: BTreeSet<String> = sources.iter().flat_map(|(path, text)| declared(path, text)).collect();
+    let roots = ["lib.rs", "main.rs", "build.rs"];
+    let alone = |path: &String| {
+        let own = is_target(Path::new(path)) || roots.iter().any(|root| path.ends_with(&format!("/{root}")));
+        !own && !declared.contains(path)
+    };
+    let broken: Vec<_> = sources.iter().map(|(path, _)| path.clone()).filter(alone).collect();
     assert_none("files that no module declares", &broken);
 }
 
