@@ -9,7 +9,11 @@ use tokio::{
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{Message, handshake::derive_accept_key, protocol::Role, protocol::WebSocketConfig},
+    tungstenite::{
+        Message,
+        handshake::derive_accept_key,
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
+    },
 };
 
 use super::{Client, Input, Output, QUEUE, Wanted, ending, size};
@@ -127,6 +131,8 @@ async fn run<S>(
                 }
             }
         }
+        // without a code, client-go takes the end for a broken connection and the status for lost (its websocket.go)
+        sink.send(Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))).await?;
         sink.close().await
     };
     let mut reading = std::pin::pin!(reading);
