@@ -44,21 +44,21 @@ pub struct Forwarder {
     failures: Mutex<Failures>,
 }
 
-/// Questions that nobody answered, and when that was.
+/// Names for which nobody answered, whatever was asked about them, and when that was.
 #[derive(Default)]
-struct Failures(HashMap<(Name, RecordType), Instant>);
+struct Failures(HashMap<Name, Instant>);
 
 impl Failures {
-    fn holds(&self, question: &(Name, RecordType), now: Instant) -> bool {
-        self.0.get(question).is_some_and(|then| now.duration_since(*then) < FAILURE_TTL)
+    fn holds(&self, name: &Name, now: Instant) -> bool {
+        self.0.get(name).is_some_and(|then| now.duration_since(*then) < FAILURE_TTL)
     }
 
-    fn note(&mut self, question: (Name, RecordType), now: Instant) {
+    fn note(&mut self, name: Name, now: Instant) {
         if self.0.len() >= CACHED_FAILURES {
             self.0.retain(|_, then| now.duration_since(*then) < FAILURE_TTL);
         }
         if self.0.len() < CACHED_FAILURES {
-            self.0.insert(question, now);
+            self.0.insert(name, now);
         }
     }
 }
@@ -98,8 +98,8 @@ impl Forwarder {
     pub async fn ask(&self, name: Name, wanted: RecordType) -> Reply {
         let failed = Reply { code: ResponseCode::ServFail, records: Vec::new(), authority: Vec::new() };
         let Some(resolver) = &self.resolver else { return failed };
-        let question = (name.to_lowercase(), wanted);
-        if self.failures.lock().holds(&question, Instant::now()) {
+        let folded = name.to_lowercase();
+        if self.failures.lock().holds(&folded, Instant::now()) {
             return failed;
         }
         let Ok(_place) = self.places.try_acquire() else { return failed };
@@ -118,7 +118,7 @@ impl Forwarder {
             Ok(Err(error)) => tracing::debug!(%name, %error, "no upstream resolver answered"),
             Err(_) => tracing::debug!(%name, "no upstream resolver answered within {DEADLINE:?}"),
         }
-        self.failures.lock().note(question, Instant::now());
+        self.failures.lock().note(folded, Instant::now());
         failed
     }
 }
@@ -144,16 +144,15 @@ mod tests {
 
     #[test]
     fn failures_are_remembered_for_a_while_and_not_without_end() {
-        let question = |number: usize| (Name::from_ascii(format!("n{number}.test.")).unwrap(), RecordType::A);
+        let name = |number: usize| Name::from_ascii(format!("n{number}.test.")).unwrap();
         let (mut failures, start) = (Failures::default(), Instant::now());
         for number in 0..=CACHED_FAILURES {
-            failures.note(question(number), start);
+            failures.note(name(number), start);
         }
-        assert!(failures.holds(&question(0), start + FAILURE_TTL / 2));
-        assert!(!failures.holds(&(question(0).0, RecordType::AAAA), start));
-        assert!(!failures.holds(&question(CACHED_FAILURES), start), "there is no place for it");
-        assert!(!failures.holds(&question(0), start + FAILURE_TTL));
-        failures.note(question(CACHED_FAILURES), start + FAILURE_TTL);
+        assert!(failures.holds(&name(0), start + FAILURE_TTL / 2));
+        assert!(!failures.holds(&name(CACHED_FAILURES), start), "there is no place for it");
+        assert!(!failures.holds(&name(0), start + FAILURE_TTL));
+        failures.note(name(CACHED_FAILURES), start + FAILURE_TTL);
         assert_eq!(failures.0.len(), 1, "old ones make place");
     }
 
