@@ -20,6 +20,15 @@ impl Message {
         self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
+    /// Whether the connection ends with the answer to this request (RFC 9112, 9.3).
+    pub(crate) fn is_last(&self) -> bool {
+        match self.header("connection") {
+            Some(value) if value.eq_ignore_ascii_case("close") => true,
+            Some(value) if value.eq_ignore_ascii_case("keep-alive") => false,
+            _ => self.start.ends_with(" HTTP/1.0"),
+        }
+    }
+
     /// Reads one; none at the end of the stream. `to_end` says that a body without a length lasts as long as the stream.
     pub(crate) fn read(stream: &mut impl BufRead, to_end: bool) -> io::Result<Option<Message>> {
         let mut size = 0;
@@ -90,6 +99,18 @@ fn invalid(why: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn old_clients_wait_for_the_end_of_the_stream() {
+        for (text, last) in [
+            ("GET / HTTP/1.1\r\n\r\n", false),
+            ("GET / HTTP/1.1\r\nConnection: Close\r\n\r\n", true),
+            ("GET / HTTP/1.0\r\nHost: x\r\n\r\n", true),
+            ("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", false),
+        ] {
+            assert_eq!(Message::read(&mut text.as_bytes(), false).unwrap().unwrap().is_last(), last, "{text}");
+        }
+    }
 
     #[test]
     fn bodies_come_by_length_chunks_or_end() {

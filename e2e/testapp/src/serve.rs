@@ -105,8 +105,7 @@ fn converse(stream: &TcpStream, state: &State) -> io::Result<()> {
         }
         let Some(request) = Message::read(&mut reader, false)? else { return Ok(()) };
         let (status, body) = answer(&request, state);
-        let close = state.ending.load(Ordering::Relaxed)
-            || request.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+        let close = state.ending.load(Ordering::Relaxed) || request.is_last();
         let head = format!(
             "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n{}\r\n",
             body.len(),
