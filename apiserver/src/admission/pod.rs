@@ -2,8 +2,9 @@
 
 use k8s_openapi::api::core::v1::{Pod, Toleration};
 
-/// How long a pod stays bound to a node that is not ready or not reachable, unless it says otherwise; seconds.
-const STAY_SECONDS: i64 = 300;
+/// How long a pod stays bound to a node that is not ready or not reachable, unless it says otherwise; seconds. Upstream's
+/// default is 300; a service should be whole again sooner. The controllers' `TOLERATION_SECONDS` is the same.
+const STAY_SECONDS: i64 = 30;
 
 /// Pods without a priority class have priority 0 and may preempt those below them (upstream's Priority).
 pub(super) fn priority(pod: &mut Pod) {
