@@ -44,6 +44,18 @@ fn hosts_reach_each_other_until_the_cable_is_pulled() {
 }
 
 #[test]
+fn a_cable_is_replaced_while_the_old_host_is_still_there() {
+    let (underlay, node) = wired();
+    underlay.run(|| netd::underlay::unplug("cable1")).unwrap().unwrap();
+    underlay.run(|| netd::underlay::unplug("cable1")).unwrap().unwrap();
+    let again = Host::new("node-1", Isolation::Machine).unwrap();
+    let network = again.network().try_clone_to_owned().unwrap();
+    underlay.run(move || netd::underlay::plug("cable1", network.as_fd())).unwrap().unwrap();
+    again.run(|| netd::underlay::configure(FIRST, SERVER)).unwrap().unwrap();
+    node.run(|| netd::underlay::configure(FIRST, SERVER)).unwrap().unwrap_err();
+}
+
+#[test]
 fn the_first_program_of_a_host_is_its_first_process() {
     let node = Host::new("captain", Isolation::Machine).unwrap();
     let mut command = Command::new("/bin/sh");

@@ -81,6 +81,14 @@ pub fn plug(cable: &str, node: BorrowedFd<'_>) -> Result<(), Error> {
     socket.apply(vec![Request::new("create the cable", Mode::Create, near)]).map_err(failed("make", cable))
 }
 
+/// Takes the cable away, both ends at once: its node is gone, or about to get another. Nothing happens without such a cable.
+/// Called in the bridge's namespace.
+pub fn unplug(cable: &str) -> Result<(), Error> {
+    let failed = failed("remove", cable);
+    let socket = Socket::route().map_err(&failed)?;
+    link::find(&socket, cable).map_err(&failed)?.map_or(Ok(()), |link| link::delete(&socket, &link)).map_err(&failed)
+}
+
 /// Pulls the cable out of the bridge, or puts it back: the node stays as it is, and is cut off. Called in the bridge's
 /// namespace.
 pub fn connect(cable: &str, connected: bool) -> Result<(), Error> {

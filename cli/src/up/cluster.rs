@@ -177,7 +177,11 @@ impl Cluster {
 
     /// Cuts a node's power.
     pub fn power_off(&mut self, index: usize) -> Result<()> {
-        self.nodes[index].init.take().map_or(Ok(()), end)
+        self.nodes[index].init.take().map_or(Ok(()), end)?;
+        // its network namespace would keep the far end for as long as anybody holds it
+        let cable = cable_name(index);
+        self.underlay.run(move || netd::underlay::unplug(&cable))??;
+        Ok(())
     }
 
     /// Gives a node its power back: the same disk and name, nothing running.
