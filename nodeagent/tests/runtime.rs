@@ -570,6 +570,31 @@ async fn after_a_crash_of_the_supervisor_exits_are_known_and_work_goes_on() {
 }
 
 #[tokio::test]
+async fn what_a_power_cut_left_is_told_and_can_be_removed() {
+    let node = Node::new().await;
+    let netns = node.folder.path().join("netns");
+    fs::write(&netns, "").unwrap();
+    rustix::mount::mount_bind("/proc/self/ns/net", &netns).unwrap();
+    let sandbox = Sandbox { uid: "cut".into(), netns: Some(netns.clone()), ..Sandbox::default() };
+    node.runtime.create_sandbox(&sandbox).await.unwrap();
+    let container = Container { sandbox: "cut".into(), ..node.container("c", "trap '' HUP PIPE; sleep 1000") };
+    node.runtime.start(&container).await.unwrap();
+    // with the power, mounts are gone: what they lay on is seen again
+    rustix::mount::unmount(&netns, rustix::mount::UnmountFlags::DETACH).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(node.supervisor_pid()), nix::sys::signal::Signal::SIGKILL)
+        .unwrap();
+    assert_eq!(node.ended("c").await.code, 137);
+    assert!(node.runtime.sandboxes().await.unwrap().contains(&"cut".to_owned()));
+    rustix::mount::mount_bind("/proc/self/ns/net", &netns).unwrap();
+    node.runtime.create_sandbox(&sandbox).await.unwrap();
+    let (exit, _) = node.run(&Container { sandbox: "cut".into(), ..node.container("again", "exit 9") }).await;
+    assert_eq!(exit.code, 9);
+    node.runtime.remove_sandbox("cut").await.unwrap();
+    assert!(node.runtime.list().await.unwrap().iter().all(|state| state.sandbox != "cut"));
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn a_sandbox_goes_with_all_that_runs_in_it() {
     let node = Node::new().await;
     for id in ["a", "b", "c"] {
@@ -579,6 +604,12 @@ async fn a_sandbox_goes_with_all_that_runs_in_it() {
     assert!(node.runtime.list().await.unwrap().is_empty());
     let broken = Sandbox { uid: "net".into(), netns: Some("/nowhere".into()), ..Sandbox::default() };
     assert!(node.runtime.create_sandbox(&broken).await.unwrap_err().to_string().contains("/nowhere"));
+    let plain = node.folder.path().join("plain");
+    fs::write(&plain, "").unwrap();
+    let broken = Sandbox { uid: "net".into(), netns: Some(plain), ..Sandbox::default() };
+    let error =
+        std::error::Error::source(&node.runtime.create_sandbox(&broken).await.unwrap_err()).unwrap().to_string();
+    assert!(error.contains("it is none"), "{error}");
     let sysctl =
         Sandbox { uid: "s".into(), sysctls: [("kernel.panic".into(), "1".into())].into(), ..Sandbox::default() };
     assert!(node.runtime.create_sandbox(&sysctl).await.is_err());

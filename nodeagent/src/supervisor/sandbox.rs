@@ -36,10 +36,7 @@ impl Sandbox {
         let failed = |operation: &'static str| move |e: io::Error| Failure::system(operation, "sandbox", e);
         let shm = folder.join("shm");
         fs::create_dir_all(&shm).map_err(failed("make the folder of"))?;
-        let net = match &spec.netns {
-            Some(path) => Some(File::open(path).map_err(|e| Failure::system("open", path.display(), e))?.into()),
-            None => None,
-        };
+        let net = spec.netns.as_deref().map(network).transpose()?;
         let (ipc, uts) = namespaces(&spec, net.as_ref())?;
         if !spec.host_ipc {
             release(&shm).map_err(failed("unmount the shm of"))?;
@@ -61,6 +58,16 @@ impl Sandbox {
     pub(super) fn shm(&self) -> PathBuf {
         if self.spec.host_ipc { "/dev/shm".into() } else { self.folder.join("shm") }
     }
+}
+
+/// Opens a network namespace. After the node lost its power the file that one was mounted on is a plain file again.
+fn network(path: &Path) -> Result<OwnedFd, Failure> {
+    let failed = |e: io::Error| Failure::system("open network namespace", path.display(), e);
+    let file = File::open(path).map_err(failed)?;
+    if rustix::fs::fstatfs(&file).map_err(|e| failed(e.into()))?.f_type != libc::NSFS_MAGIC {
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidData, "it is none")));
+    }
+    Ok(file.into())
 }
 
 /// Unmounts a `/dev/shm`, also one that an earlier supervisor left.

@@ -1,6 +1,7 @@
 //! Verbs: what an agent may ask of the supervisor.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     os::fd::OwnedFd,
@@ -43,7 +44,7 @@ impl Server {
             Request::List => {
                 Ok(Reply::Containers(self.containers.values().map(|container| container.state.clone()).collect()))
             }
-            Request::Sandboxes => Ok(Reply::Sandboxes(self.sandboxes.keys().cloned().collect())),
+            Request::Sandboxes => Ok(Reply::Sandboxes(self.known_sandboxes())),
             Request::CreateSandbox(spec) => self.create_sandbox(spec),
             Request::Signal { id, signal } => self.signal(&id, signal),
             Request::Remove { id } => self.remove(&id),
@@ -64,6 +65,12 @@ impl Server {
             Request::Shutdown => return self.remove_when_dead(Removal { sandbox: None, asker: Some(asker) }),
         };
         self.reply(asker, reply, Vec::new());
+    }
+
+    /// Also those of which nothing but ended containers is left.
+    fn known_sandboxes(&self) -> Vec<String> {
+        let of_containers = self.containers.values().map(|container| &container.state.sandbox);
+        self.sandboxes.keys().chain(of_containers).cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     fn create_sandbox(&mut self, spec: SandboxSpec) -> Result<Reply, Failure> {
@@ -269,7 +276,7 @@ impl Server {
         }
         let uids: Vec<String> = match &removal.sandbox {
             Some(uid) => vec![uid.clone()],
-            None => self.sandboxes.keys().cloned().collect(),
+            None => self.known_sandboxes(),
         };
         for uid in uids {
             if check(&uid).is_ok() {
@@ -293,7 +300,8 @@ impl Server {
     }
 
     /// Takes over what an earlier supervisor left: its containers have lost their streams and are killed, their exits
-    /// recorded; sandboxes are made anew, so that new containers can start in them.
+    /// recorded; sandboxes are made anew, so that new containers can start in them. A sandbox whose network is gone, as after
+    /// a power cut, is given up: the agent asks for it again when it has connected the pod.
     pub(super) fn recover(&mut self) -> io::Result<()> {
         for pod in self.cgroups.pods() {
             self.cgroups.remove(Path::new(&pod))?;
