@@ -242,6 +242,7 @@ impl Nodes {
             node = written;
         }
         if let Some(taints) = plan.taints {
+            let taints = (!taints.is_empty()).then_some(taints);
             let patch = serde_json::json!({
                 "metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints},
             });
