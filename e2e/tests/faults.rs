@@ -1,11 +1,11 @@
 //! Power cuts, crashes and broken cables: nothing acknowledged is lost, nothing that runs is disturbed without need.
 
-use std::{collections::BTreeMap, fs, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use e2e::{
     Stage, manifest,
-    stage::PATIENCE,
+    stage::{Following, PATIENCE},
     story::{Setting, Story, tell},
 };
 use nix::{
@@ -27,12 +27,10 @@ fn main() -> ExitCode {
     tell(Setting { nodes: 3, server_args: &["--node-monitor-grace", "6"] }, STORIES)
 }
 
-/// Processes of the test application below a node's first process: pid in the node's numbering, by start time.
+/// Processes of the test application below a node's first process: when each started, by its pid.
 fn containers(stage: &Stage, node: usize) -> Result<BTreeMap<u32, String>> {
     let mut found = BTreeMap::new();
-    let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid_for_children")).ok();
     let init = stage.cluster.nodes()[node].init_pid().context("the node is off")?;
-    let _own = namespace(init);
     for entry in fs::read_dir("/proc").context("list processes")? {
         let name = entry.context("list processes")?.file_name();
         let Some(pid) = name.to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
@@ -85,6 +83,19 @@ fn an_agent_is_killed(stage: &mut Stage) -> Result<()> {
     })?;
     let before = containers(stage, 0)?;
     ensure!(!before.is_empty(), "no container runs on the node");
+    let shown = "jsonpath={.status.podIP} {.status.conditions[?(@.type==\"Ready\")].status} \
+                 {.status.containerStatuses[0].imageID}{\"\\n\"}";
+    let kubectl = Path::new("/usr/bin/kubectl");
+    let watch = Following::start(stage.command(kubectl).args([
+        "get",
+        "pod",
+        "counter",
+        "--output-watch-events=false",
+        "-w",
+        "-o",
+        shown,
+    ]))?;
+    let running = watch.line_with("True", PATIENCE)?;
     for _ in 0..3 {
         let old = agent(stage, 0)?;
         kill(Pid::from_raw(old.cast_signed()), Signal::SIGKILL).context("kill the agent")?;
@@ -97,12 +108,11 @@ fn an_agent_is_killed(stage: &mut Stage) -> Result<()> {
     ensure!(stage.field("pod/counter", "{.status.containerStatuses[0].restartCount}")? == "0", "it was restarted");
     let log = stage.kubectl(&["logs", "counter"])?;
     for (index, line) in log.lines().enumerate() {
-        ensure!(
-            line.contains(&index.to_string()) || line.contains(&(index + 1).to_string()),
-            "line {index} is {line:?}"
-        );
+        ensure!(line == format!("line {index}"), "line {index} is {line:?}");
     }
     ensure!(log.lines().count() > 100, "only {} lines", log.lines().count());
+    let others: Vec<_> = watch.lines().into_iter().filter(|line| *line != running).collect();
+    ensure!(others.is_empty(), "the pod was {running:?} and became {others:?}");
     Ok(())
 }
 
