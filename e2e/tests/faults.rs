@@ -85,7 +85,7 @@ fn an_agent_is_killed(stage: &mut Stage) -> Result<()> {
     ensure!(!before.is_empty(), "no container runs on the node");
     let shown = "jsonpath={.status.podIP} {.status.conditions[?(@.type==\"Ready\")].status} \
                  {.status.containerStatuses[0].imageID}{\"\\n\"}";
-    let kubectl = Path::new("/usr/bin/kubectl");
+    let kubectl = Path::new("kubectl");
     let watch = Following::start(stage.command(kubectl).args([
         "get",
         "pod",
