@@ -165,6 +165,8 @@ impl Netd {
         let devices = tokio::task::spawn_blocking(move || prepare(&set_up, nets)).await??;
         let attachments = Attachments::load(&config.data_dir, node, devices.bridge, devices.mtu);
         let attachments = Arc::new(attachments.map_err(Error::Attachments)?);
+        // all that can fail comes before what goes on by itself: whoever tries again finds nothing in the way
+        let (filter, routes) = (Socket::netfilter()?, Socket::route()?);
 
         let zone = Arc::new(ArcSwapOption::empty());
         let forwarder = dns::forward::Forwarder::new(&config.upstream).map_err(Error::Upstream)?;
@@ -186,7 +188,7 @@ impl Netd {
         });
 
         let (applied, generation) = watch::channel(0);
-        let outputs = dataplane::Outputs { socket: Socket::netfilter()?, zone, applied };
+        let outputs = dataplane::Outputs { socket: filter, zone, applied };
         let names = dns::Zone::new(&config.domain, nets.cluster, nets.services, nets.dns);
         let (caches, name) = (caches.clone(), config.node.clone());
         let records = attachments.records();
@@ -199,7 +201,7 @@ impl Netd {
             outputs,
             shutdown.clone(),
         ));
-        tokio::spawn(dataplane::tunnels(caches, name, nets, Socket::route()?, devices.tunnel, shutdown));
+        tokio::spawn(dataplane::tunnels(caches, name, nets, routes, devices.tunnel, shutdown));
         let dns = Dns { servers: vec![config.dns_address.into()], domain: config.domain };
         Ok(Arc::new(Self { attachments, dns, applied: generation }))
     }

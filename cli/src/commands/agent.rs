@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -25,6 +26,8 @@ use crate::{args::Agent, cluster, wiring::network::LateNetwork};
 
 /// Where this host says who resolves names for it.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// How long until a network that did not start is tried again.
+const NETWORK_RETRY: Duration = Duration::from_secs(1);
 
 /// Runs until SIGTERM or Ctrl-C. Containers go on.
 pub async fn run(args: Agent) -> Result<()> {
@@ -48,21 +51,30 @@ pub async fn run(args: Agent) -> Result<()> {
         .context("run the node")
 }
 
-/// Starts netd; tells when it has.
+/// Starts netd, as often as it takes; tells when it has. Pods that are to be connected wait for it.
 async fn start_network(
     config: netd::Config,
     caches: Caches,
     started: watch::Sender<Option<Arc<Netd>>>,
     shutdown: CancellationToken,
 ) {
-    match Netd::start(config, &caches, shutdown.clone()).await {
-        Ok(netd) => {
-            started.send_replace(Some(netd));
-            // whoever waits for the network learns of its end by the sender's
-            shutdown.cancelled().await;
+    loop {
+        match Netd::start(config.clone(), &caches, shutdown.clone()).await {
+            Ok(netd) => {
+                started.send_replace(Some(netd));
+                // whoever waits for the network learns of its end by the sender's
+                return shutdown.cancelled().await;
+            }
+            Err(netd::Error::Shutdown(_)) => return,
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                tracing::error!("the node's network does not start, it is tried again: {error:#}");
+            }
         }
-        Err(netd::Error::Shutdown(_)) => {}
-        Err(error) => tracing::error!("the node's network does not start: {:#}", anyhow::Error::from(error)),
+        tokio::select! {
+            () = tokio::time::sleep(NETWORK_RETRY) => {}
+            () = shutdown.cancelled() => return,
+        }
     }
 }
 
