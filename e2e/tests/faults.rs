@@ -108,7 +108,7 @@ fn an_agent_is_killed(stage: &mut Stage) -> Result<()> {
     ensure!(stage.field("pod/counter", "{.status.containerStatuses[0].restartCount}")? == "0", "it was restarted");
     let log = stage.kubectl(&["logs", "counter"])?;
     for (index, line) in log.lines().enumerate() {
-        ensure!(line == format!("line {index}"), "line {index} is {line:?}");
+        ensure!(line == format!("line {}", index + 1), "line {} is {line:?}", index + 1);
     }
     ensure!(log.lines().count() > 100, "only {} lines", log.lines().count());
     let others: Vec<_> = watch.lines().into_iter().filter(|line| *line != running).collect();
