@@ -113,3 +113,11 @@ async fn config_and_rbac_verbs_work() {
     );
     fine(&cluster.kubectl(&format!("get configmaps {robot}"), "").await, "settings");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_kind_is_called_one() {
+    let cluster = Cluster::start().await;
+    let gizmo = "apiVersion: v1\nkind: Gizmo\nmetadata: {name: a}\n";
+    refused(&cluster.kubectl("apply -f -", gizmo).await, "no matches for kind \"Gizmo\" in version \"v1\"");
+    refused(&cluster.kubectl("get gizmos", "").await, "the server doesn't have a resource type \"gizmos\"");
+}
