@@ -134,12 +134,17 @@ pub async fn pull(host: &Host, pod: &Pod, member: &Member) -> Done {
             host.recorder.about(about(), Type::Normal, "Pulled", message);
         }
         Err(failed) => {
-            let message = format!("Failed to pull image {reference:?}: {}", failed.message);
-            host.recorder.about(about(), Type::Warning, "Failed", message);
+            host.recorder.about(about(), Type::Warning, "Failed", sentence(&failed.message));
             host.recorder.about(about(), Type::Warning, "Failed", format!("Error: {}", failed.reason));
         }
     }
     Done::Pulled(pulled)
+}
+
+/// The same with a capital first letter, as messages of Events begin.
+fn sentence(message: &str) -> String {
+    let mut letters = message.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
 /// Starts a container.

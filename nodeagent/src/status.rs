@@ -182,7 +182,15 @@ fn why_waiting(member: &Member, desired: &Desired, seen: &Observed, now: Timesta
         return ("PodInitializing".into(), None);
     }
     if let Some(failure) = known.image.failure() {
-        return (pull_reason(failure, now).into(), Some(failure.message.clone()));
+        let reason = pull_reason(failure, now);
+        let message = match reason {
+            "ImagePullBackOff" => {
+                let image = member.spec.image.as_deref().unwrap_or_default();
+                format!("Back-off pulling image {image:?}: {}: {}", failure.reason, failure.message)
+            }
+            _ => failure.message.clone(),
+        };
+        return (reason.into(), Some(message));
     }
     if let Some(failure) = known.start.failure() {
         return (failure.reason.into(), Some(failure.message.clone()));
