@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-use crate::stage::{Following, PATIENCE, newest_kubectl, program, run};
+use crate::stage::{Following, PATIENCE, Said, newest_kubectl, program, run};
 
 /// Between two looks at a condition.
 const LOOK: Duration = Duration::from_millis(50);
@@ -76,9 +76,14 @@ impl Server {
 
     /// Runs kubectl with this standard input; it must succeed.
     pub fn kubectl_with_input(&self, args: &[&str], input: &str) -> Result<String> {
-        let said = run(self.command().args(args), input);
+        let said = self.try_kubectl(args, input);
         ensure!(said.ok, "kubectl {} failed:\n{}{}", args.join(" "), said.out, said.err);
         Ok(said.out)
+    }
+
+    /// Runs kubectl with this standard input, whatever comes of it.
+    pub fn try_kubectl(&self, args: &[&str], input: &str) -> Said {
+        run(self.command().args(args), input)
     }
 
     /// Starts a kubectl that goes on.

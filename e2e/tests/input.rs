@@ -1,8 +1,12 @@
 //! Bad input: each mistake is named, and nothing is half done.
 
-use std::process::ExitCode;
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    process::ExitCode,
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use e2e::{
     Stage, manifest,
     stage::PATIENCE,
@@ -15,6 +19,7 @@ const STORIES: &[Story] = &[
     ("images_that_cannot_be_had_say_why", images_that_cannot_be_had),
     ("a_command_that_is_not_in_the_image_says_so", commands_that_are_not_there),
     ("a_pod_that_no_node_can_hold_says_why_per_node", no_node_can_hold),
+    ("a_port_in_use_is_named_and_taken_when_it_is_free", port_in_use),
     ("forged_credentials_and_oversized_bodies_are_refused", forged_and_oversized),
 ];
 
@@ -38,7 +43,8 @@ fn mistakes_in_manifests_are_named(stage: &mut Stage) -> Result<()> {
     let web = manifest::web("web", 1, "one");
     let cases = [
         (web.replace("replicas: 1", "replica: 1"), "unknown field \"spec.replica\""),
-        (web.replace("replicas: 1", "replicas: one"), "replicas"),
+        (web.replace("replicas: 1", "replicas: one"), "spec.replicas of type int32"),
+        (web.replace("containers:\n      - name", "containers:\n        name"), "spec.template.spec.containers"),
         (web.replace("metadata: {name: web}", "metadata: {name: Web_1}"), "metadata.name"),
         (web.replace("containerPort: 8080", "containerPort: 80800"), "ports[0].containerPort"),
         (web.replace("matchLabels: {app: web}", "matchLabels: {app: other}"), "selector"),
@@ -48,11 +54,16 @@ fn mistakes_in_manifests_are_named(stage: &mut Stage) -> Result<()> {
         let (ours, theirs) = refusals(stage, &manifest)?;
         ensure!(ours.contains(expected) && theirs.contains(expected), "{expected:?} is not in\n{ours}\n{theirs}");
     }
-    let said = stage.try_orlop(&["apply", "-f", "-"], "apiVersion: v1\nkind: Gizmo\nmetadata: {name: a}\n");
-    ensure!(said.err.contains("Gizmo"), "{}", said.err);
+    let (ours, theirs) = refusals(stage, "apiVersion: v1\nkind: Gizmo\nmetadata: {name: a}\n")?;
+    ensure!(ours.contains("no kind \"Gizmo\" in version \"v1\""), "{ours}");
+    ensure!(theirs.contains("no matches for kind \"Gizmo\" in version \"v1\""), "{theirs}");
     let duplicate = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {x: a, x: b}\n";
     let said = stage.try_orlop(&["apply", "-f", "-"], duplicate);
-    ensure!(!said.ok && said.err.contains("duplicate"), "{}", said.err);
+    ensure!(!said.ok && said.err.contains("standard input:4:14: duplicate"), "{}", said.err);
+    let path = format!("/api/v1/namespaces/{}/configmaps?fieldValidation=Strict", stage.namespace);
+    let body = r#"{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"x": "a", "x": "b"}}"#;
+    let said = stage.kubectl_with_input(&["create", "--raw", &path, "-f", "-"], body);
+    ensure!(!said.ok && said.err.contains("duplicate field \"data.x\""), "{}", said.err);
     Ok(())
 }
 
@@ -91,11 +102,44 @@ fn images_that_cannot_be_had(stage: &mut Stage) -> Result<()> {
     })?;
     let events = stage.kubectl(&["describe", "pod/gone"])?;
     ensure!(events.contains("Failed to pull image") && events.contains("127.0.0.1:9"), "{events}");
-    stage.apply(&manifest::pod("bad", &["serve"], "").replace("orlop.dev/testapp:1", "UPPER/case:1"))?;
+    stage.apply(&manifest::pod("bad", &["serve"], "").replace("orlop.dev/testapp:1", "case/UPPER:1"))?;
     stage.until("a bad name is called one", PATIENCE, |s| {
         Ok(waiting_reason(s, "pod/bad")?.starts_with("InvalidImageName"))
     })?;
-    stage.kubectl(&["delete", "pod", "gone", "bad"]).map(drop)
+    let registry = registry_of_lies(stage)?;
+    let (unknown, wrong) = (format!("{registry}/unknown:1"), format!("{registry}/wrong@sha256:{}", "0".repeat(64)));
+    for (pod, image, expected) in [("unknown", &unknown, "not found"), ("wrong", &wrong, "digest")] {
+        stage.apply(&manifest::pod(pod, &["serve"], "").replace("orlop.dev/testapp:1", image))?;
+        stage.until("it backs off and says why", PATIENCE, |s| {
+            let said = waiting_reason(s, &format!("pod/{pod}"))?;
+            let backs_off =
+                said.starts_with(&format!("ImagePullBackOff: Back-off pulling image {image:?}: ErrImagePull"));
+            ensure!(!backs_off || said.contains(expected), "{expected:?} is not in {said}");
+            Ok(backs_off)
+        })?;
+    }
+    stage.kubectl(&["delete", "pod", "gone", "bad", "unknown", "wrong"]).map(drop)
+}
+
+/// A registry on the node's own loopback that knows one manifest, and answers with it whatever digest it is asked for.
+fn registry_of_lies(stage: &Stage) -> Result<SocketAddr> {
+    const MANIFEST: &str = r#"{"schemaVersion": 2, "config": {}, "layers": []}"#;
+    let host = stage.cluster.nodes()[0].host();
+    let listener = host.run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?.context("listen on the node")?;
+    let address = listener.local_addr().context("ask for an address")?;
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut asked = String::new();
+            // a client that goes away early has its answer
+            drop(BufReader::new(&stream).read_line(&mut asked));
+            let (status, body) =
+                if asked.contains("/v2/unknown/") { ("404 Not Found", "{}") } else { ("200 OK", MANIFEST) };
+            let body = if asked.starts_with("HEAD") { "" } else { body };
+            let head = "Content-Type: application/vnd.oci.image.manifest.v1+json\r\nConnection: close";
+            drop(write!(stream, "HTTP/1.1 {status}\r\n{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+        }
+    });
+    Ok(address)
 }
 
 fn commands_that_are_not_there(stage: &mut Stage) -> Result<()> {
@@ -119,6 +163,19 @@ fn no_node_can_hold(stage: &mut Stage) -> Result<()> {
     stage.until("it runs as soon as it can", PATIENCE, |s| Ok(s.field("pod/picky", "{.status.phase}")? == "Running"))
 }
 
+fn port_in_use(stage: &mut Stage) -> Result<()> {
+    let port = "    ports: [{containerPort: 8080, hostPort: 7000}]\n";
+    stage.apply(&manifest::pod("first", &["serve"], port))?;
+    stage.until("the first runs", PATIENCE, |s| Ok(s.field("pod/first", "{.status.phase}")? == "Running"))?;
+    stage.apply(&manifest::pod("second", &["serve"], port))?;
+    stage.until("it says why", PATIENCE, |s| {
+        let said = s.kubectl(&["describe", "pod/second"])?;
+        Ok(said.contains("1 node(s) didn't have free ports for the requested pod ports"))
+    })?;
+    stage.kubectl(&["delete", "pod", "first"])?;
+    stage.until("the second runs", PATIENCE, |s| Ok(s.field("pod/second", "{.status.phase}")? == "Running"))
+}
+
 fn forged_and_oversized(stage: &mut Stage) -> Result<()> {
     let config = std::fs::read_to_string(stage.cluster.kubeconfig())?;
     let server = config.lines().find_map(|l| l.trim().strip_prefix("server: ")).unwrap_or_default().to_owned();
@@ -132,6 +189,22 @@ fn forged_and_oversized(stage: &mut Stage) -> Result<()> {
     let said =
         e2e::stage::run(std::process::Command::new("curl").args(["-sk"]).arg(format!("{server}/api/v1/pods")), "");
     ensure!(said.out.contains("\"code\":403") || said.out.contains("\"code\":401"), "nobody: {said:?}");
+    let said = stage.try_kubectl(&["create", "token", "default", "--duration=1m"]);
+    ensure!(!said.ok && said.err.contains("spec.expirationSeconds"), "{}", said.err);
+    let token = stage.kubectl(&["create", "token", "default"])?;
+    let words: Vec<_> = token.trim().split('.').collect();
+    let [head, claims, signature] = words[..] else { anyhow::bail!("no token: {token}") };
+    // the signature of one token under the claims of another
+    let other = stage.kubectl(&["create", "token", "default", "--duration=20m"])?;
+    let other = other.trim().split('.').nth(1).context("no claims")?;
+    for (claims, accepted) in [(claims, true), (other, false)] {
+        let bearer = format!("Authorization: Bearer {head}.{claims}.{signature}");
+        let said = e2e::stage::run(
+            std::process::Command::new("curl").args(["-sk", "-H", &bearer]).arg(format!("{server}/api")),
+            "",
+        );
+        ensure!(said.out.contains("\"code\":401") != accepted, "{said:?}");
+    }
     let large = "x".repeat(4 << 20);
     let manifest = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: large}}\ndata: {{x: {large}}}\n");
     let said = stage.kubectl_with_input(&["create", "-f", "-"], &manifest);
