@@ -3,7 +3,8 @@
 //! ```text
 //! serve                 HTTP on $PORT (8080): see `serve`        echo PORT          TCP and UDP echo
 //! get URL               body to standard output, status          resolve NAME       addresses, one a line
-//! exit CODE | sleep [S] | ignore-term | eat MB | print N [MS] | write FILE TEXT | cat FILE | ls [DIR] | id | env | hostname
+//! exit CODE | sleep [S] | ignore-term | eat MB | print N [MS] | write FILE [TEXT] | cat [FILE] | ls [DIR]
+//! id | env | hostname | tty
 //! ```
 //!
 //! No libraries: a static glibc cannot resolve names by itself, so [`resolve`] does. SIGTERM ends everything but
@@ -18,7 +19,7 @@ mod signal;
 
 use std::{
     fs,
-    io::{self, Read as _, Write as _},
+    io::{self, IsTerminal as _, Read as _, Write as _},
     process::ExitCode,
     thread,
     time::Duration,
@@ -72,6 +73,7 @@ fn run(words: &[&str]) -> io::Result<ExitCode> {
         ["id"] => id()?,
         ["env"] => std::env::vars().try_for_each(|(name, value)| writeln!(out, "{name}={value}"))?,
         ["hostname"] => writeln!(out, "{}", hostname())?,
+        ["tty"] => writeln!(out, "{}", if io::stdin().is_terminal() { "a terminal" } else { "not a terminal" })?,
         _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "unknown command or wrong number of arguments")),
     }
     out.flush()?;
