@@ -1,4 +1,6 @@
 //! What a cluster could leave behind on the machine: links, rules, mounts, control groups, processes.
+//!
+//! Control groups and processes are looked for by the cluster's own names, so that clusters may run side by side.
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
@@ -9,7 +11,7 @@ use anyhow::{Context, Result, bail};
 pub struct Footprint(BTreeSet<String>);
 
 impl Footprint {
-    /// Takes it now.
+    /// Takes it now, without any process or control group.
     pub fn take() -> Result<Self> {
         let mut seen = BTreeSet::new();
         seen.extend(lines("link", &run("ip", &["-o", "link", "show"])?, |l| l.split(':').nth(1)));
@@ -19,11 +21,20 @@ impl Footprint {
         seen.extend(lines("mount", &fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?, |l| {
             l.split(' ').nth(4)
         }));
-        for hierarchy in cli::up::cgroups::hierarchies()? {
-            groups(&hierarchy, &mut seen)?;
-        }
-        processes(&mut seen)?;
         Ok(Self(seen))
+    }
+
+    /// Takes it now, with the processes and control groups of the cluster that has this folder and this control group.
+    pub fn take_with(folder: &Path, group: &str) -> Result<Self> {
+        let mut footprint = Self::take()?;
+        for hierarchy in cli::up::cgroups::hierarchies()? {
+            let path = hierarchy.join(group);
+            if path.exists() {
+                footprint.0.insert(format!("control group {}", path.display()));
+            }
+        }
+        processes(folder, group, &mut footprint.0)?;
+        Ok(footprint)
     }
 
     /// Fails with what is new since `before`, or gone.
@@ -41,25 +52,17 @@ fn lines<'a>(what: &str, text: &'a str, part: impl Fn(&'a str) -> Option<&'a str
     text.lines().filter_map(part).map(|l| format!("{what} {}", l.trim())).collect()
 }
 
-fn groups(folder: &Path, seen: &mut BTreeSet<String>) -> Result<()> {
-    for entry in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
-        let path = entry.context("list control groups")?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if path.is_dir() && name.starts_with("orlop") {
-            seen.insert(format!("control group {}", path.display()));
-        }
-    }
-    Ok(())
-}
-
-/// Processes of ours: everything whose program is called `orlop`, or whose root is not the machine's.
-fn processes(seen: &mut BTreeSet<String>) -> Result<()> {
+/// Processes whose words name the cluster's folder, as its own do, or that are in its control group, as its containers are.
+fn processes(folder: &Path, group: &str, seen: &mut BTreeSet<String>) -> Result<()> {
+    let folder = folder.to_str().context("a folder whose path is text")?;
     for entry in fs::read_dir("/proc").context("list processes")? {
         let path = entry.context("list processes")?.path();
-        let Ok(program) = fs::read_link(path.join("exe")) else { continue };
-        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name == "orlop" || name == "testapp" {
-            seen.insert(format!("process {} {name}", path.display()));
+        // whatever is no process, or has ended since, has neither file
+        let Ok(groups) = fs::read_to_string(path.join("cgroup")) else { continue };
+        let Ok(words) = fs::read(path.join("cmdline")) else { continue };
+        let words = String::from_utf8_lossy(&words).replace('\0', " ");
+        if words.contains(folder) || groups.lines().any(|l| l.split('/').any(|part| part == group)) {
+            seen.insert(format!("process {} {words}", path.display()));
         }
     }
     Ok(())

@@ -4,7 +4,7 @@
 
 use std::{process::ExitCode, time::Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::{footprint::Footprint, stage::Stage};
 
@@ -64,8 +64,12 @@ fn tell_all(setting: Setting, stories: &[&Story], failed: &mut Vec<&'static str>
             }
         }
     }
+    let (folder, group) = (stage.folder().to_owned(), stage.cluster.cgroup().to_owned());
+    if Footprint::take_with(&folder, &group)? == Footprint::take()? {
+        bail!("a running cluster shows no process and no control group: what it leaves behind would not show either");
+    }
     stage.strike()?;
-    Footprint::take()?.same_as(&before)
+    Footprint::take_with(&folder, &group)?.same_as(&before)
 }
 
 /// Each story gets a namespace of its own, gone afterwards.

@@ -131,6 +131,11 @@ impl Cluster {
         self.spec.data_dir.join("kubeconfig")
     }
 
+    /// The name of the control group that everything of the cluster is below, in every hierarchy.
+    pub fn cgroup(&self) -> &str {
+        &self.cgroup
+    }
+
     /// The folder that all nodes share their images in.
     pub fn images(&self) -> PathBuf {
         self.spec.data_dir.join("images")
