@@ -10,7 +10,10 @@ use kube::{
     api::{AttachParams, AttachedProcess, TerminalSize},
 };
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
-use tokio::{io, signal::unix::SignalKind};
+use tokio::{
+    io::{self, AsyncWriteExt},
+    signal::unix::SignalKind,
+};
 
 use crate::{args::Exec, pod, rest::Rest};
 
@@ -28,7 +31,7 @@ pub async fn run(rest: &Rest, args: &Exec) -> Result<ExitCode> {
         follow_size(&mut process)?;
     }
     let status = process.take_status().context("the command's status was taken already")?;
-    let input = process.stdin().map(|mut to| tokio::spawn(async move { io::copy(&mut io::stdin(), &mut to).await }));
+    let input = process.stdin().map(|to| tokio::spawn(carry_input(to)));
     let output =
         process.stdout().map(|mut from| tokio::spawn(async move { io::copy(&mut from, &mut io::stdout()).await }));
     let errors =
@@ -42,6 +45,12 @@ pub async fn run(rest: &Rest, args: &Exec) -> Result<ExitCode> {
     }
     drop(raw);
     exit_code(status)
+}
+
+/// Ends the command's input with ours: dropping the writer would not, as it is half of a pair that the other half keeps.
+async fn carry_input(mut to: impl io::AsyncWrite + Unpin) -> io::Result<()> {
+    io::copy(&mut io::stdin(), &mut to).await?;
+    to.shutdown().await
 }
 
 fn exit_code(status: Option<Status>) -> Result<ExitCode> {
