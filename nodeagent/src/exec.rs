@@ -25,7 +25,17 @@ pub async fn run(runtime: &dyn Runtime, id: &str, command: Vec<String>, wanted: 
             Some(status) => status,
             None => return,
         },
-        Err(error) => failure(&error),
+        Err(error) => {
+            if let Error::Start { why, .. } = &error {
+                // clients show the code alone: why is told where the command would have told it
+                let line = format!("cannot run the command: {why}{}", if wanted.tty { "\r\n" } else { "\n" }).into();
+                let told = if wanted.stderr && !wanted.tty { Output::Stderr(line) } else { Output::Stdout(line) };
+                if output.send(told).await.is_err() {
+                    tracing::debug!(id, "client left before it was told that the command did not start");
+                }
+            }
+            failure(&error)
+        }
     };
     if output.send(Output::Exit(Box::new(status))).await.is_err() {
         tracing::debug!(id, "client left before the command ended");
