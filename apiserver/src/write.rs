@@ -155,6 +155,7 @@ pub async fn update(
         let old = decoded(ask, &item)?;
         let mut new = make(&*old)?;
         settle(ask, &mut *new, &*old, door, options, track)?;
+        keep_times(&mut *new, &*old);
         if new.same(&*old) {
             return Ok(item.body.clone());
         }
@@ -168,6 +169,23 @@ pub async fn update(
         }
     }
     Err(modified(ask))
+}
+
+/// A write that would change nothing but when its fields were set changes nothing (upstream's
+/// `IgnoreManagedFieldsTimestampsTransformer`). Only known now: defaulting may have undone what the write asked for.
+fn keep_times(new: &mut dyn Stored, old: &dyn Stored) {
+    let timeless = |entries: &Option<Vec<ManagedFieldsEntry>>| {
+        let mut entries = entries.clone();
+        entries.iter_mut().flatten().for_each(|entry| entry.time = None);
+        entries
+    };
+    let before = &old.meta().managed_fields;
+    if timeless(&new.meta().managed_fields) == timeless(before) {
+        let now = std::mem::replace(&mut new.meta_mut().managed_fields, before.clone());
+        if !new.same(old) {
+            new.meta_mut().managed_fields = now;
+        }
+    }
 }
 
 /// Stores the new object in the place of `item`, or removes it when nothing holds it any more.
