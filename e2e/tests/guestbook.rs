@@ -146,6 +146,8 @@ fn logs_are_followed_and_commands_run(stage: &mut Stage) -> Result<()> {
     stage.orlop(&["wait", "pod/server", "--for", "condition=Ready"])?;
     let said = stage.try_orlop(&["exec", "server", "--", "/testapp", "exit", "7"], "");
     ensure!(said.code == Some(7), "the command's exit code should be ours: {said:?}");
+    let said = stage.try_orlop(&["exec", "-i", "server", "--", "/testapp", "cat"], "to its end");
+    ensure!(said.ok && said.out == "to its end", "{said:?}");
     let said = stage.try_orlop(&["exec", "server", "--", "/nope"], "");
     ensure!(!said.ok && !said.err.is_empty(), "a command that is not there: {said:?}");
     Ok(())

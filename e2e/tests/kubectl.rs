@@ -148,6 +148,8 @@ fn debians_does_the_same(stage: &mut Stage) -> Result<()> {
         ensure!(said.contains("VERSION="), "{said}");
         let said = stage.kubectl_with_input(&["exec", "-i", &pod, "--", "/testapp", "cat"], "over SPDY");
         ensure!(said.out == "over SPDY", "{said:?}");
+        let said = stage.try_kubectl(&["exec", &pod, "--", "/testapp", "exit", "5"]);
+        ensure!(said.code == Some(5), "{said:?}");
         stage.kubectl(&["logs", &pod])?;
         stage.kubectl(&["describe", "deploy/old"])?;
         stage.kubectl(&["scale", "deploy/old", "--replicas=0"])?;
