@@ -71,6 +71,10 @@ async fn answer(parts: Arc<Parts>, connection: Option<Arc<User>>, request: Reque
     }
     let now = parts::now().as_second();
     let (head, body) = request.into_parts();
+    // a token ends with what it is bound to: whoever was told of the deletion must not see it hold
+    if head.headers.contains_key(axum::http::header::AUTHORIZATION) {
+        parts.cache.fresh().await.map_err(|late| reply::late(&late))?;
+    }
     let who = || authn::user(connection.as_ref(), &head.headers, &parts.tokens, &parts.cache, now);
     let user = match who() {
         Ok(user) => user,
