@@ -75,14 +75,7 @@ async fn answer(parts: Arc<Parts>, connection: Option<Arc<User>>, request: Reque
     if head.headers.contains_key(axum::http::header::AUTHORIZATION) {
         parts.cache.fresh().await.map_err(|late| reply::late(&late))?;
     }
-    let who = || authn::user(connection.as_ref(), &head.headers, &parts.tokens, &parts.cache, now);
-    let user = match who() {
-        Ok(user) => user,
-        Err(_) => {
-            parts.cache.fresh().await.map_err(|late| reply::late(&late))?;
-            who()?
-        }
-    };
+    let user = authn::user(connection.as_ref(), &head.headers, &parts.tokens, &parts.cache, now)?;
     let user = impersonate(&parts, user, &head.headers).await?;
     match Target::parse(head.uri.path()) {
         Some(target) => resource(parts, user, target, Request::from_parts(head, body)).await,
