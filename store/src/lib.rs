@@ -20,6 +20,7 @@ pub mod contract;
 pub mod embedded;
 pub mod etcd;
 pub mod kv;
+pub mod members;
 pub mod memory;
 mod mvcc;
 mod replica;
@@ -31,5 +32,6 @@ pub use kv::{
     Compare, CompareTarget, Entry, Event, LeaseId, Op, OpResult, Range, RangeReply, Revision, Status, Txn, TxnReply,
     WatchBatch, WatchFrom,
 };
+pub use members::{Member, MemberId, Membership, Standing};
 pub use memory::Memory;
 pub use mvcc::history::Window;
