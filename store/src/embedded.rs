@@ -28,17 +28,26 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::backend::{Backend, Error, WatchStream};
 use crate::kv::{LeaseId, Op, Range, RangeReply, Revision, Status, Txn, TxnReply, WatchFrom};
+use crate::members::Member;
 use crate::mvcc::history::Window;
 use crate::mvcc::watchers::WATCHER_LIMIT;
 use crate::mvcc::{Action, Command, Outcome, codec, limits};
+use crate::replica::directory::Directory;
 use crate::replica::disk::{Disk, Folder};
 use crate::replica::engine::{Engine, Shared};
 use crate::replica::identity::Identity;
 use crate::replica::member::{Config, Reply};
 use crate::replica::node::{Call, Input, Node, Nowhere, Post};
+use crate::replica::peer::Peers;
 use crate::replica::proposals::Proposal;
 use crate::replica::wal::Layout;
 use crate::replica::{mix, recovery};
+
+pub mod cluster;
+mod membership;
+
+use cluster::{Cluster, Start};
+use membership::Presenting;
 
 /// Most memory for writes that wait to be written, bytes. Beyond it callers wait.
 const WAITING_BYTES: usize = 64 << 20;
@@ -94,6 +103,8 @@ pub struct Embedded {
     room: Arc<Semaphore>,
     max_bytes: u64,
     patience: Duration,
+    /// It has a way to reach other members.
+    reaches: bool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -106,34 +117,56 @@ impl Embedded {
     /// written; [`Error::Disk`] when it cannot be read or written.
     pub fn open(dir: &Path, options: Options) -> Result<Self, Error> {
         let life = random();
-        let alone = crate::members::Member { id: 1, ..crate::members::Member::default() };
-        let birth = Identity { cluster: mix(life).max(1), member: alone.id, founder: true, known: vec![alone] };
-        let channel = channel();
-        Self::start(Arc::new(Folder::open(dir)?), birth, options, life, channel, Box::new(Nowhere))
+        let (inbox, inputs) = channel();
+        let (engine, disk) = recover(dir, found(life, Member::default()), &options, life)?;
+        Self::start(engine, disk, &options, (inbox, inputs), Box::new(Nowhere), false)
     }
 
-    /// Recovers a member and lets its loop run.
+    /// Opens the store in `dir` as a member of a cluster, in a tokio runtime, on which it talks to the other members. A store
+    /// that was alone goes on as the first member; others are [added](crate::Membership::add_member) to it and join.
+    ///
+    /// # Errors
+    /// As [`Embedded::open`]. A member whose directory is corrupt is to be removed from the cluster, and added again with an
+    /// empty directory. [`Error::Unavailable`] also when the member was removed; [`Error::Invalid`] when it is to join as
+    /// another than the directory says.
+    pub fn open_member(dir: &Path, options: Options, cluster: Cluster) -> Result<Self, Error> {
+        let Cluster { name, listener, peer_urls, client_urls, tls, start } = cluster;
+        let life = random();
+        let birth = match start {
+            Start::Found => {
+                let (name, peer_urls, client_urls) = (name.clone(), peer_urls.clone(), client_urls.clone());
+                found(life, Member { name, peer_urls, client_urls, ..Member::default() })
+            }
+            Start::Join { cluster, member, members } => Identity { cluster, member, founder: false, known: members },
+        };
+        let (engine, disk) = recover(dir, birth, &options, life).map_err(advise)?;
+        let (inbox, inputs) = channel();
+        let peers = Peers::start(engine.0.member().id(), listener, tls, inbox.clone());
+        let peers =
+            peers.map_err(|error| Error::Unavailable { operation: "listen to members", why: error.to_string() })?;
+        let store = Self::start(engine, disk, &options, (inbox, inputs), Box::new(peers), true)?;
+        let (shared, inbox, room) = (store.shared.clone(), store.inbox.clone(), store.room.clone());
+        tokio::spawn(membership::present(Presenting { shared, inbox, room, name, peer_urls, client_urls }));
+        Ok(store)
+    }
+
+    /// Lets a member's loop run.
     fn start(
+        engine: (Engine, Directory),
         disk: Arc<dyn Disk>,
-        birth: Identity,
-        options: Options,
-        life: u64,
+        options: &Options,
         (inbox, inputs): (Sender<Input>, Receiver<Input>),
         post: Box<dyn Post>,
+        reaches: bool,
     ) -> Result<Self, Error> {
-        let layout = Layout { segment_bytes: options.segment_bytes, ahead: AHEAD, sync: options.sync, seed: life };
-        let patience = u64::try_from(options.patience.as_millis()).unwrap_or(u64::MAX);
-        let config = Config { life, patience, log_bytes: options.log_bytes, part_bytes: PART_BYTES };
-        let (max_bytes, patience) = (options.max_bytes, options.patience);
-        let recovered = recovery::recover(&disk, layout, birth, options.log_bytes)?;
-        let engine = Engine::new(disk.clone(), recovered, options, config, 0)?;
         let path = disk.path("");
         let node = Node::new(engine, disk, (inputs, inbox.clone()), post);
         let shared = node.shared();
         let thread = std::thread::Builder::new().name("store-log".to_owned()).spawn(move || node.run());
         let thread = thread.map_err(|source| Error::Disk { operation: "start a thread for", path, source })?;
         let room = Arc::new(Semaphore::new(WAITING_BYTES >> 10));
-        Ok(Self { shared, inbox, room, max_bytes, patience, thread: Mutex::new(Some(thread)) })
+        let (max_bytes, patience) = (options.max_bytes, options.patience);
+        Ok(Self { shared, inbox, room, max_bytes, patience, reaches, thread: Mutex::new(Some(thread)) })
     }
 
     /// Stops: lets another member lead, ends every watch, refuses what comes later, and waits until the directory is free
@@ -200,6 +233,36 @@ impl Embedded {
 impl Drop for Embedded {
     fn drop(&mut self) {
         drop(self.stop());
+    }
+}
+
+/// A member that is the first of its cluster.
+fn found(life: u64, member: Member) -> Identity {
+    Identity { cluster: mix(life).max(1), member: 1, founder: true, known: vec![Member { id: 1, ..member }] }
+}
+
+fn recover(
+    dir: &Path,
+    birth: Identity,
+    options: &Options,
+    life: u64,
+) -> Result<((Engine, Directory), Arc<dyn Disk>), Error> {
+    let disk: Arc<dyn Disk> = Arc::new(Folder::open(dir)?);
+    let layout = Layout { segment_bytes: options.segment_bytes, ahead: AHEAD, sync: options.sync, seed: life };
+    let patience = u64::try_from(options.patience.as_millis()).unwrap_or(u64::MAX);
+    let config = Config { life, patience, log_bytes: options.log_bytes, part_bytes: PART_BYTES };
+    let recovered = recovery::recover(&disk, layout, birth, options.log_bytes)?;
+    Ok((Engine::new(disk.clone(), recovered, options.clone(), config, 0)?, disk))
+}
+
+/// What to do about a member that is corrupt: the others have what it had.
+fn advise(error: Error) -> Error {
+    match error {
+        Error::Corrupt { path, offset, why } => {
+            let why = format!("{why}; remove this member from its cluster, empty its directory and add it again");
+            Error::Corrupt { path, offset, why }
+        }
+        other => other,
     }
 }
 

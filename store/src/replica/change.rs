@@ -46,7 +46,7 @@ pub(crate) fn judge(change: Change, view: &View) -> Result<Change, String> {
             }
             let lag = (view.lag)(id);
             if !(view.alive)(id) || lag > CAUGHT_UP {
-                return Err(format!("learner {id} has not caught up: it lacks {lag} entries; try again later"));
+                return Err(format!("learner {id} has not caught up with the leader; try again later"));
             }
             Ok(Change::Promote(id))
         }
@@ -107,7 +107,9 @@ mod tests {
         assert!(judged(1, &[], Change::Remove(1)).is_err());
         assert!(judged(1, &[], Change::Add(member(0, false))).is_ok(), "alone, it may take a second");
         assert!(judged(2, &[2], Change::Add(member(0, false))).is_err());
-        assert!(judged(2, &[2], Change::Add(Member { peer_urls: vec!["https://n".into()], ..member(0, true) })).is_ok());
+        assert!(
+            judged(2, &[2], Change::Add(Member { peer_urls: vec!["https://n".into()], ..member(0, true) })).is_ok()
+        );
     }
 
     #[test]

@@ -81,7 +81,9 @@ impl Directory {
     }
 
     fn append(&mut self, last_index: u64, body: &[u8]) -> Result<(), Done> {
-        self.wal.reserve(body.len()).map_err(|error| if is_full(&error) { Done::Full(error) } else { Done::Failed(error) })?;
+        self.wal
+            .reserve(body.len())
+            .map_err(|error| if is_full(&error) { Done::Full(error) } else { Done::Failed(error) })?;
         self.wal.append(last_index, body).map_err(Done::Failed)
     }
 

@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) standing: watch::Sender<Standing>,
     /// The members, as far as this one knows.
     pub(crate) members: RwLock<Vec<members::Member>>,
+    /// Why the member takes no part any more.
+    pub(crate) ended: watch::Sender<Option<String>>,
 }
 
 /// What is to be done.
@@ -99,6 +101,7 @@ impl Engine {
             alone: AtomicBool::new(false),
             standing: watch::Sender::new(member.standing()),
             members: RwLock::new(member.contacts()),
+            ended: watch::Sender::new(None),
         };
         let shared = Arc::new(shared);
         let directory = Directory::new(disk, wal);
@@ -221,6 +224,13 @@ impl Engine {
             *shown = standing;
             changed
         });
+        if let Some(why) = self.member.stopped() {
+            self.shared.ended.send_if_modified(|ended| {
+                let first = ended.is_none();
+                ended.get_or_insert_with(|| why.to_owned());
+                first
+            });
+        }
         let disk_bytes = self.log_bytes + self.member.snapshot_bytes();
         self.shared.disk_bytes.store(disk_bytes, Ordering::Relaxed);
         if self.shown != self.member.changes() {

@@ -601,6 +601,24 @@ impl Member {
         self.applied
     }
 
+    /// What it is at, for who has to find out why.
+    #[cfg(feature = "testing")]
+    pub(crate) fn describe(&self) -> String {
+        let raft = &self.raft.raft;
+        let kept: Vec<_> = self.kept.iter().map(|kept| (kept.job, kept.number, kept.messages.len())).collect();
+        let moving = (self.sending.keys().collect::<Vec<_>>(), self.receiving.is_some(), self.arrived.is_some());
+        let progress: BTreeMap<_, _> = raft.prs().iter().map(|(id, it)| (id, (it.state, it.matched))).collect();
+        format!(
+            "{:?}, log {:?}..{} persisted {}, kept {kept:?}, snapshots {moving:?}, {progress:?}, promotable {}, {:?}",
+            raft.state,
+            self.raft.store().base(),
+            raft.raft_log.last_index(),
+            raft.raft_log.persisted,
+            raft.promotable(),
+            self.full,
+        )
+    }
+
     /// Why it takes no part any more.
     pub(crate) fn stopped(&self) -> Option<&str> {
         self.stopped.as_deref()

@@ -41,8 +41,10 @@ pub(crate) type Answered = oneshot::Sender<Result<Reply, Error>>;
 pub(crate) enum Input {
     Propose(Call),
     Read(Answered),
-    /// A message from another member.
-    Deliver(Envelope),
+    /// A message from another member, and its share of the memory for those that wait.
+    Deliver(Envelope, Option<OwnedSemaphorePermit>),
+    /// What was sent to a member is lost, maybe.
+    Unreachable(MemberId),
     /// What a job came to, and the bytes of the log after it.
     Done(Done, u64),
     /// The background writer is done: bytes on disk.
@@ -209,7 +211,8 @@ impl Node {
                 let token = self.wait(reply, None);
                 self.engine.member_mut().read(token, now);
             }
-            Input::Deliver(envelope) => self.engine.member_mut().receive(envelope, now),
+            Input::Deliver(envelope, _room) => self.engine.member_mut().receive(envelope, now),
+            Input::Unreachable(id) => self.engine.member_mut().unreachable(id),
             Input::Done(done, log_bytes) => self.engine.done(done, log_bytes, now),
             Input::Snapshotted(result) => {
                 self.snapshot = None;
@@ -268,7 +271,11 @@ impl Node {
                     for job in &jobs {
                         let done = without_space_is_failure(directory.perform(job));
                         let log_bytes = directory.log_bytes();
-                        self.engine.done(done, log_bytes, u64::try_from(self.started.elapsed().as_millis()).unwrap_or(0));
+                        self.engine.done(
+                            done,
+                            log_bytes,
+                            u64::try_from(self.started.elapsed().as_millis()).unwrap_or(0),
+                        );
                     }
                     self.hire();
                 }
@@ -339,12 +346,17 @@ impl Node {
         }
         let waiting = std::mem::take(&mut self.waiting);
         for waiting in waiting.into_values() {
-            answer(waiting.reply, Err(Error::Uncertain { operation: "a write", why: "the store was closed".to_owned() }));
+            answer(
+                waiting.reply,
+                Err(Error::Uncertain { operation: "a write", why: "the store was closed".to_owned() }),
+            );
         }
         while let Ok(input) = self.inbox.try_recv() {
             let why = "it was closed".to_owned();
             match input {
-                Input::Propose(Call { reply, .. }) => answer(reply, Err(Error::Unavailable { operation: "write", why })),
+                Input::Propose(Call { reply, .. }) => {
+                    answer(reply, Err(Error::Unavailable { operation: "write", why }))
+                }
                 Input::Read(reply) => answer(reply, Err(Error::Unavailable { operation: "read", why })),
                 _ => {}
             }

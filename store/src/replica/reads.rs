@@ -21,7 +21,7 @@ pub(crate) struct Reads {
     fresh: Vec<(Token, Millis)>,
     asked: BTreeMap<u64, Round>,
     /// Waiting until so much is applied.
-    confirmed: BTreeMap<u64, Vec<Token>>,
+    confirmed: BTreeMap<u64, Vec<(Token, Millis)>>,
 }
 
 struct Round {
@@ -37,11 +37,6 @@ impl Reads {
 
     pub(crate) fn add(&mut self, token: Token, now: Millis) {
         self.fresh.push((token, now));
-    }
-
-    /// Nothing waits.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.fresh.is_empty() && self.asked.is_empty() && self.confirmed.is_empty()
     }
 
     /// What raft is to be asked for now.
@@ -69,7 +64,7 @@ impl Reads {
         let own = [self.member, self.life].iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<_>>();
         let sequence = context.strip_prefix(&own[..]).and_then(|rest| rest.try_into().ok()).map(u64::from_le_bytes);
         if let Some(round) = sequence.and_then(|sequence| self.asked.remove(&sequence)) {
-            self.confirmed.entry(index).or_default().extend(round.readers.into_iter().map(|(token, _)| token));
+            self.confirmed.entry(index).or_default().extend(round.readers);
         }
     }
 
@@ -79,7 +74,7 @@ impl Reads {
         while let Some(first) = self.confirmed.first_entry()
             && *first.key() <= applied
         {
-            ready.extend(first.remove());
+            ready.extend(first.remove().into_iter().map(|(token, _)| token));
         }
         ready
     }
@@ -95,14 +90,13 @@ impl Reads {
         self.fresh.retain(&mut keep);
         self.asked.values_mut().for_each(|round| round.readers.retain(&mut keep));
         self.asked.retain(|_, round| !round.readers.is_empty());
+        self.confirmed.values_mut().for_each(|readers| readers.retain(&mut keep));
         expired
     }
 
     /// All that wait.
     pub(crate) fn drain(&mut self) -> Vec<Token> {
-        let mut all = self.expire(Millis::MAX);
-        all.extend(std::mem::take(&mut self.confirmed).into_values().flatten());
-        all
+        self.expire(Millis::MAX)
     }
 }
 
@@ -129,6 +123,6 @@ mod tests {
         assert_eq!(reads.ask(20 + ASK_AGAIN), second);
         assert_eq!(reads.expire(19), Vec::<Token>::new());
         assert_eq!(reads.expire(20), vec![4]);
-        assert!(reads.is_empty());
+        assert!(reads.drain().is_empty());
     }
 }

@@ -38,6 +38,10 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, layout: Layout, birth: Identity, kee
         }
     }
     let identity = match Identity::read(&**disk)? {
+        // One that is to join must be who it was added as; any other goes on as whoever it is.
+        Some(identity) if !birth.founder && (identity.cluster, identity.member) != (birth.cluster, birth.member) => {
+            return Err(Error::Invalid { why: "the directory belongs to another member or cluster" });
+        }
         Some(identity) => identity,
         None => {
             birth.write(&**disk)?;
@@ -69,6 +73,10 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, layout: Layout, birth: Identity, kee
     }
     // A snapshot may have been finished just before the end.
     wal.trim(index)?;
+    if replay.roster.was_removed(identity.member) {
+        let why = "this member was removed from its cluster; remove the directory, and add it as a new one".to_owned();
+        return Err(Error::Unavailable { operation: "open", why });
+    }
     let Replay { mut log, state, roster, applied, logged, .. } = replay;
     log.set_members(roster.configuration());
     Ok(Recovered { identity, log, wal, state, roster, applied, logged, snapshot_bytes: found.bytes })

@@ -82,7 +82,8 @@ fn remove_before(disk: &dyn Disk, index: u64) -> Result<(), Error> {
 /// Reads the newest snapshot; an empty one when there is none.
 pub(crate) fn read(disk: &dyn Disk) -> Result<Found, Error> {
     let newest = disk.numbered(PREFIX)?.into_iter().max();
-    let installed = disk.numbered(INSTALLED)?.into_iter().max().filter(|installed| newest.is_none_or(|n| *installed > n));
+    let installed =
+        disk.numbered(INSTALLED)?.into_iter().max().filter(|installed| newest.is_none_or(|n| *installed > n));
     let Some(index) = installed.or(newest) else { return Ok(Found::default()) };
     let name = if installed.is_some() { format!("{INSTALLED}{index:016x}") } else { name(index) };
     let (snapshot, bytes) = read_file(disk, &name)?;

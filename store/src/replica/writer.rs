@@ -27,7 +27,9 @@ impl Writer {
         let closing = Arc::new(AtomicBool::new(false));
         let thread = {
             let closing = closing.clone();
-            std::thread::Builder::new().name("store-disk".to_owned()).spawn(move || work(directory, &queue, &outbox, &closing))
+            std::thread::Builder::new()
+                .name("store-disk".to_owned())
+                .spawn(move || work(directory, &queue, &outbox, &closing))
         };
         // Without it jobs are refused, and the member stops by itself.
         let thread = thread.inspect_err(|error| tracing::error!(%error, "no thread to write the log")).ok();

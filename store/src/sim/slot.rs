@@ -140,6 +140,19 @@ impl Slot {
         Ok(())
     }
 
+    /// How it is, for who has to find out why.
+    pub(crate) fn describe(&self) -> String {
+        let (id, lost, starts) = (self.id, self.lost, self.starts);
+        let Some(running) = &self.running else {
+            return format!("{id} does not run (lost: {lost}, starts {starts:?})");
+        };
+        let member = running.engine.member();
+        let standing = member.standing();
+        let members: Vec<_> = member.contacts().iter().map(|member| (member.id, member.learner)).collect();
+        let jobs = (running.busy, running.jobs.len());
+        format!("{id}: {standing:?} of {members:?}, jobs {jobs:?}, lost {lost}, {}", member.describe())
+    }
+
     pub(crate) fn is_up(&self) -> bool {
         self.running.is_some() && !self.paused
     }

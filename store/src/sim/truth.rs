@@ -50,6 +50,15 @@ impl Truth {
         events.iter().any(|event| matches!(event, Event::Put { entry, .. } if entry.key == key && entry.value == value))
     }
 
+    /// All values that were ever written, with where.
+    pub(crate) fn written(&self) -> impl Iterator<Item = (Revision, Bytes)> {
+        let events = self.revisions.iter().flat_map(|(revision, events)| events.iter().map(|event| (*revision, event)));
+        events.filter_map(|(revision, event)| match event {
+            Event::Put { entry, .. } => Some((revision, entry.value.clone())),
+            Event::Delete { .. } => None,
+        })
+    }
+
     /// What a key was at a revision. None when that is not known, for the history seen began later.
     pub(crate) fn at(&self, key: &[u8], revision: Revision) -> Option<Entry> {
         self.revisions.range(..=revision).rev().flat_map(|(_, events)| events).find_map(|event| match event {
@@ -60,7 +69,13 @@ impl Truth {
     }
 
     /// Checks what a watch of a range handed out, after it had handed out everything up to `after`.
-    pub(crate) fn watched(&self, start: &Bytes, end: &Bytes, after: Revision, batch: &WatchBatch) -> Result<(), String> {
+    pub(crate) fn watched(
+        &self,
+        start: &Bytes,
+        end: &Bytes,
+        after: Revision,
+        batch: &WatchBatch,
+    ) -> Result<(), String> {
         if batch.revision < after {
             return Err(format!("a watch went back from {after} to {}", batch.revision));
         }
@@ -69,7 +84,11 @@ impl Truth {
             Event::Put { entry, .. } => entry.key.clone(),
             Event::Delete { key, .. } => key.clone(),
         };
-        let expected = self.revisions.range(after + 1..=batch.revision).flat_map(|(_, events)| events);
+        let expected = self
+            .revisions
+            .range(after..=batch.revision)
+            .skip_while(|(at, _)| **at == after)
+            .flat_map(|(_, events)| events);
         let expected: Vec<&Event> = expected.filter(|event| span.contains(&key(event))).collect();
         let handed: Vec<&Event> = batch.events.iter().collect();
         if handed != expected {

@@ -69,7 +69,9 @@ impl Member {
     }
 
     pub(super) fn taken(&mut self, from: MemberId, taken: &Taken) {
-        let Some(sending) = self.sending.get_mut(&from).filter(|sending| sending.index() == taken.index) else { return };
+        let Some(sending) = self.sending.get_mut(&from).filter(|sending| sending.index() == taken.index) else {
+            return;
+        };
         if taken.failed {
             self.end_sending(from, SnapshotStatus::Failure);
         } else {

@@ -1,7 +1,7 @@
 //! A member and its leader: proposals on their way, and what a leader decides.
 
 use bytes::Bytes;
-use raft::StateRole;
+use raft::{ProgressState, StateRole};
 
 use super::{Clock, HEARTBEAT_TICKS, Member, TICK, chain, same};
 use crate::backend::Error;
@@ -40,6 +40,13 @@ impl Member {
         }
     }
 
+    /// What was sent to a member is lost, maybe: a leader finds out what it has.
+    pub(crate) fn unreachable(&mut self, id: MemberId) {
+        if self.stopped.is_none() {
+            self.raft.report_unreachable(id);
+        }
+    }
+
     /// The voter that is best prepared to lead in place of this one.
     pub(crate) fn successor(&self) -> Option<MemberId> {
         let others = self.roster.voters().filter(|id| *id != self.id && self.is_alive(*id));
@@ -50,10 +57,11 @@ impl Member {
         id == self.id || self.heard.get(&id).is_some_and(|at| at + ALIVE > self.now)
     }
 
-    /// How many entries of the log a member lacks.
+    /// How many entries of the log a member lacks; one that is not being sent entries yet lacks everything.
     fn lag(&self, id: MemberId) -> u64 {
         let last = self.raft.raft.raft_log.last_index();
-        self.raft.raft.prs().get(id).map_or(last, |progress| last - progress.matched.min(last))
+        let progress = self.raft.raft.prs().get(id).filter(|progress| progress.state == ProgressState::Replicate);
+        progress.map_or(u64::MAX, |progress| last - progress.matched.min(last))
     }
 
     /// Reacts to another leader or term.
