@@ -1,10 +1,15 @@
-//! The store inside this process: a log on disk, the state in memory.
+//! The store inside this process: a log on disk, the state in memory; alone, or as one of three or five members.
 //!
 //! # Guarantees
-//! * A transaction is answered when it is on disk (with [`Options::sync`]) and visible to reads.
-//! * Reads are served from memory and see every transaction that was answered before they began.
+//! * A transaction is answered when it is on disk (with [`Options::sync`]), on those of a majority, and visible to reads
+//!   through the member that answered.
+//! * Reads are served from memory, by any member, and see every transaction that was answered anywhere before they began. A
+//!   member alone knows that; others have it confirmed by a majority, without going to disk. A read at a revision that this
+//!   member has needs no confirmation.
 //! * After `kill -9` or loss of power the store opens with every answered transaction, or says [`Error::Corrupt`].
-//! * A full disk refuses writes with [`Error::Unavailable`], whole; reads go on, and writes when there is space again.
+//! * A full disk refuses writes with [`Error::Unavailable`], whole; reads go on, and writes when there is space again. In a
+//!   cluster another member leads meanwhile.
+//! * [`Error::Uncertain`] is said only when nobody can know: no answer within [`Options::patience`], or a disk that failed.
 //!
 //! # Caveats
 //! * The whole state is in memory: [`Options::max_bytes`].
@@ -13,8 +18,9 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -22,14 +28,35 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::backend::{Backend, Error, WatchStream};
 use crate::kv::{LeaseId, Op, Range, RangeReply, Revision, Status, Txn, TxnReply, WatchFrom};
+use crate::members::Member;
 use crate::mvcc::history::Window;
 use crate::mvcc::watchers::WATCHER_LIMIT;
-use crate::mvcc::{Action, Outcome, codec, limits};
-use crate::replica::node::{Input, Node, Proposal, Shared};
-use crate::replica::recovery;
+use crate::mvcc::{Action, Command, Outcome, codec, limits};
+use crate::replica::directory::Directory;
+use crate::replica::disk::{Disk, Folder};
+use crate::replica::engine::{Engine, Shared};
+use crate::replica::identity::Identity;
+use crate::replica::member::{Config, Reply};
+use crate::replica::node::{Call, Input, Node, Nowhere, Post};
+use crate::replica::peer::Peers;
+use crate::replica::proposals::Proposal;
+use crate::replica::wal::Layout;
+use crate::replica::{mix, recovery};
+
+pub mod cluster;
+mod membership;
+
+use cluster::{Cluster, Start};
+use membership::Presenting;
 
 /// Most memory for writes that wait to be written, bytes. Beyond it callers wait.
 const WAITING_BYTES: usize = 64 << 20;
+
+/// How far zeros are written ahead of the log, bytes.
+const AHEAD: u64 = 1 << 20;
+
+/// Bytes of a part of a snapshot on its way to another member.
+const PART_BYTES: u64 = 128 << 10;
 
 /// How a store on disk is kept.
 #[derive(Clone, Debug)]
@@ -47,6 +74,10 @@ pub struct Options {
     pub watcher_limit: usize,
     /// Most bytes of keys and values. Beyond it puts are refused; deletes are not.
     pub max_bytes: u64,
+    /// How long a call waits for a leader and a majority. A member alone waits for nobody.
+    pub patience: Duration,
+    /// Bytes of the log kept in memory for members that are a little behind; others are sent a snapshot.
+    pub log_bytes: u64,
 }
 
 impl Default for Options {
@@ -58,6 +89,8 @@ impl Default for Options {
             window: Window::default(),
             watcher_limit: WATCHER_LIMIT,
             max_bytes: 4 << 30,
+            patience: Duration::from_secs(5),
+            log_bytes: 32 << 20,
         }
     }
 }
@@ -69,31 +102,75 @@ pub struct Embedded {
     inbox: Sender<Input>,
     room: Arc<Semaphore>,
     max_bytes: u64,
+    patience: Duration,
+    /// It has a way to reach other members.
+    reaches: bool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Embedded {
-    /// Opens the store in `dir`, which is made when there is none. Blocks while it reads what is there: about a second
-    /// for a gigabyte.
+    /// Opens the store in `dir`, which is made when there is none, as a member alone. Blocks while it reads what is there:
+    /// about a second for a gigabyte.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when another process has it open; [`Error::Corrupt`] when what is there is not what was
     /// written; [`Error::Disk`] when it cannot be read or written.
     pub fn open(dir: &Path, options: Options) -> Result<Self, Error> {
+        let life = random();
         let (inbox, inputs) = channel();
-        let max_bytes = options.max_bytes;
-        let recovered = recovery::recover(dir, &options)?;
-        let node = Node::new(recovered, dir.to_owned(), options, inputs, inbox.clone())?;
-        let shared = node.shared();
-        let thread = std::thread::Builder::new().name("store-log".to_owned()).spawn(move || node.run());
-        let thread =
-            thread.map_err(|source| Error::Disk { operation: "start a thread for", path: dir.to_owned(), source })?;
-        let room = Arc::new(Semaphore::new(WAITING_BYTES >> 10));
-        Ok(Self { shared, inbox, room, max_bytes, thread: Mutex::new(Some(thread)) })
+        let (engine, disk) = recover(dir, found(life, Member::default()), &options, life)?;
+        Self::start(engine, disk, &options, (inbox, inputs), Box::new(Nowhere), false)
     }
 
-    /// Stops: ends every watch, refuses what comes later, and waits until the directory is free again. What was answered
-    /// was durable before; so there is nothing to flush.
+    /// Opens the store in `dir` as a member of a cluster, in a tokio runtime, on which it talks to the other members. A store
+    /// that was alone goes on as the first member; others are [added](crate::Membership::add_member) to it and join.
+    ///
+    /// # Errors
+    /// As [`Embedded::open`]. A member whose directory is corrupt is to be removed from the cluster, and added again with an
+    /// empty directory. [`Error::Unavailable`] also when the member was removed; [`Error::Invalid`] when it is to join as
+    /// another than the directory says.
+    pub fn open_member(dir: &Path, options: Options, cluster: Cluster) -> Result<Self, Error> {
+        let Cluster { name, listener, peer_urls, client_urls, tls, start } = cluster;
+        let life = random();
+        let birth = match start {
+            Start::Found => {
+                let (name, peer_urls, client_urls) = (name.clone(), peer_urls.clone(), client_urls.clone());
+                found(life, Member { name, peer_urls, client_urls, ..Member::default() })
+            }
+            Start::Join { cluster, member, members } => Identity { cluster, member, founder: false, known: members },
+        };
+        let (engine, disk) = recover(dir, birth, &options, life).map_err(advise)?;
+        let (inbox, inputs) = channel();
+        let peers = Peers::start(engine.0.member().id(), listener, tls, inbox.clone());
+        let peers =
+            peers.map_err(|error| Error::Unavailable { operation: "listen to members", why: error.to_string() })?;
+        let store = Self::start(engine, disk, &options, (inbox, inputs), Box::new(peers), true)?;
+        let (shared, inbox, room) = (store.shared.clone(), store.inbox.clone(), store.room.clone());
+        tokio::spawn(membership::present(Presenting { shared, inbox, room, name, peer_urls, client_urls }));
+        Ok(store)
+    }
+
+    /// Lets a member's loop run.
+    fn start(
+        engine: (Engine, Directory),
+        disk: Arc<dyn Disk>,
+        options: &Options,
+        (inbox, inputs): (Sender<Input>, Receiver<Input>),
+        post: Box<dyn Post>,
+        reaches: bool,
+    ) -> Result<Self, Error> {
+        let path = disk.path("");
+        let node = Node::new(engine, disk, (inputs, inbox.clone()), post);
+        let shared = node.shared();
+        let thread = std::thread::Builder::new().name("store-log".to_owned()).spawn(move || node.run());
+        let thread = thread.map_err(|source| Error::Disk { operation: "start a thread for", path, source })?;
+        let room = Arc::new(Semaphore::new(WAITING_BYTES >> 10));
+        let (max_bytes, patience) = (options.max_bytes, options.patience);
+        Ok(Self { shared, inbox, room, max_bytes, patience, reaches, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Stops: lets another member lead, ends every watch, refuses what comes later, and waits until the directory is free
+    /// again. What was answered was durable before; so there is nothing to flush.
     pub async fn close(&self) {
         let Some(thread) = self.stop() else { return };
         match tokio::task::spawn_blocking(move || thread.join()).await {
@@ -114,13 +191,32 @@ impl Embedded {
     async fn command(&self, operation: &'static str, action: Action) -> Result<Outcome, Error> {
         let command = codec::encode(&action);
         drop(action);
+        let bytes = command.len();
+        match self.propose(operation, Proposal::Command(command), bytes).await? {
+            Reply::Outcome(outcome) => Ok(outcome),
+            other => unreachable!("a command's answer is {other:?}"),
+        }
+    }
+
+    async fn propose(&self, operation: &'static str, proposal: Proposal, bytes: usize) -> Result<Reply, Error> {
         let closed = || Error::Unavailable { operation, why: "it was closed".to_owned() };
-        let share = u32::try_from((command.len() >> 10) + 1).unwrap_or(u32::MAX);
+        let share = u32::try_from((bytes >> 10) + 1).unwrap_or(u32::MAX);
         let room = self.room.clone().acquire_many_owned(share).await.map_err(|_| closed())?;
-        let (reply, outcome) = oneshot::channel();
-        self.inbox.send(Input::Propose(Proposal { command, reply, room })).map_err(|_| closed())?;
+        let (reply, answered) = oneshot::channel();
+        self.inbox.send(Input::Propose(Call { proposal, reply, room })).map_err(|_| closed())?;
         let lost = |_| Error::Uncertain { operation, why: "the store stopped meanwhile".to_owned() };
-        outcome.await.map_err(lost)?
+        answered.await.map_err(lost)?
+    }
+
+    /// Waits until the state holds all that was committed, on whichever member, before this was called.
+    async fn confirm(&self) -> Result<(), Error> {
+        if self.shared.alone.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let closed = || Error::Unavailable { operation: "read", why: "it was closed".to_owned() };
+        let (reply, answered) = oneshot::channel();
+        self.inbox.send(Input::Read(reply)).map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?.map(drop)
     }
 
     fn check_room(&self, txn: &Txn) -> Result<(), Error> {
@@ -140,9 +236,49 @@ impl Drop for Embedded {
     }
 }
 
+/// A member that is the first of its cluster.
+fn found(life: u64, member: Member) -> Identity {
+    Identity { cluster: mix(life).max(1), member: 1, founder: true, known: vec![Member { id: 1, ..member }] }
+}
+
+fn recover(
+    dir: &Path,
+    birth: Identity,
+    options: &Options,
+    life: u64,
+) -> Result<((Engine, Directory), Arc<dyn Disk>), Error> {
+    let disk: Arc<dyn Disk> = Arc::new(Folder::open(dir)?);
+    let layout = Layout { segment_bytes: options.segment_bytes, ahead: AHEAD, sync: options.sync, seed: life };
+    let patience = u64::try_from(options.patience.as_millis()).unwrap_or(u64::MAX);
+    let config = Config { life, patience, log_bytes: options.log_bytes, part_bytes: PART_BYTES };
+    let recovered = recovery::recover(&disk, layout, birth, options.log_bytes)?;
+    Ok((Engine::new(disk.clone(), recovered, options.clone(), config, 0)?, disk))
+}
+
+/// What to do about a member that is corrupt: the others have what it had.
+fn advise(error: Error) -> Error {
+    match error {
+        Error::Corrupt { path, offset, why } => {
+            let why = format!("{why}; remove this member from its cluster, empty its directory and add it again");
+            Error::Corrupt { path, offset, why }
+        }
+        other => other,
+    }
+}
+
+/// Another number at each call. Nothing secret hangs on it: the keys of the standard library's hasher are random.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0)
+}
+
 #[async_trait::async_trait]
 impl Backend for Embedded {
     async fn range(&self, range: Range) -> Result<RangeReply, Error> {
+        // What this member has of the past is the past; anything else it must be sure of first.
+        if range.revision == 0 || range.revision > self.shared.state.read().revision() {
+            self.confirm().await?;
+        }
         let state = self.shared.state.read();
         // A range may be long: it is walked beside the writer, not in its way.
         if range.end.is_empty() {
@@ -156,13 +292,25 @@ impl Backend for Embedded {
     async fn txn(&self, txn: Txn) -> Result<TxnReply, Error> {
         limits::check(&txn)?;
         self.check_room(&txn)?;
-        match self.command("a transaction", Action::Txn(txn)).await? {
+        let reads = |op: &Op| matches!(op, Op::Range(_));
+        let outcome = if txn.success.iter().chain(&txn.failure).all(reads) {
+            // It changes nothing: what it would say is read off the state, and nothing is written.
+            self.confirm().await?;
+            let mut snapshot = self.shared.state.read().clone();
+            snapshot.apply(&Command { now: 0, action: Action::Txn(txn) })?
+        } else {
+            self.command("a transaction", Action::Txn(txn)).await?
+        };
+        match outcome {
             Outcome::Txn(reply) => Ok(reply),
             other => unreachable!("a transaction's outcome is {other:?}"),
         }
     }
 
     async fn watch(&self, start: Bytes, end: Bytes, from: WatchFrom) -> Result<WatchStream, Error> {
+        if from == WatchFrom::Now {
+            self.confirm().await?;
+        }
         // In this order everywhere; so nothing is published between what is read here and what the stream hears.
         let mut watchers = self.shared.watchers.lock();
         let state = self.shared.state.read();
@@ -170,6 +318,7 @@ impl Backend for Embedded {
     }
 
     async fn request_progress(&self) -> Result<(), Error> {
+        self.confirm().await?;
         self.shared.watchers.lock().tell_progress();
         Ok(())
     }
@@ -201,6 +350,7 @@ impl Backend for Embedded {
         let state = self.shared.state.read();
         let (revision, compacted) = (state.revision(), state.compacted());
         let disk_bytes = self.shared.disk_bytes.load(Ordering::Relaxed);
-        Ok(Status { revision, compacted, disk_bytes, has_leader: true })
+        let has_leader = self.shared.standing.borrow().leader != 0;
+        Ok(Status { revision, compacted, disk_bytes, has_leader })
     }
 }

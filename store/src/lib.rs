@@ -24,6 +24,8 @@ pub mod members;
 pub mod memory;
 mod mvcc;
 mod replica;
+#[cfg(feature = "testing")]
+pub mod sim;
 
 pub use backend::{Backend, Error, WatchStream};
 pub use embedded::{Embedded, Options};

@@ -1,129 +1,167 @@
 //! From what a directory holds to a member that is ready to go on: snapshot, then the log after it.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::sync::Arc;
 
-use raft::eraftpb::{ConfState, Entry, EntryType};
-use raft::{Config, RawNode, Storage};
+use raft::Storage;
+use raft::eraftpb::{Entry, HardState, SnapshotMetadata};
 
-use super::log::{self, Log};
+use super::disk::{Disk, failed};
+use super::entry::Context;
+use super::identity::{self, Identity};
+use super::log::{self, Draft, Log};
+use super::roster::Roster;
 use super::snapshot::{self, Snapshot};
-use super::wal::{Wal, disk};
+use super::wal::{self, Layout, Wal};
 use crate::backend::Error;
-use crate::embedded::Options;
 use crate::mvcc::{Mvcc, codec};
-
-/// The id of the one member.
-const MEMBER: u64 = 1;
-
-/// Most bytes of committed entries handed out at once, so that a long log is applied piece by piece.
-const COMMITTED_BYTES: u64 = 8 << 20;
 
 /// What a directory held.
 pub(crate) struct Recovered {
-    pub(crate) raft: RawNode<Log>,
+    pub(crate) identity: Identity,
+    pub(crate) log: Log,
     pub(crate) wal: Wal,
     pub(crate) state: Mvcc,
+    pub(crate) roster: Roster,
+    /// Index and term of the last entry that is in the state.
+    pub(crate) applied: (u64, u64),
     /// Bytes in the log after the snapshot, at least, and the snapshot's size.
     pub(crate) logged: u64,
     pub(crate) snapshot_bytes: u64,
-    /// Held as long as the store is open.
-    pub(crate) lock: File,
 }
 
-/// Opens a directory, which is made when it does not exist. The end of the log, which is not known to be committed, is not
-/// applied: raft does that once it leads.
-pub(crate) fn recover(dir: &Path, options: &Options) -> Result<Recovered, Error> {
-    if !dir.exists() {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(disk("create", dir))?;
-    }
-    let lock = lock(dir)?;
-    for name in ["log.tmp", "snapshot.tmp"] {
-        let path = dir.join(name);
-        if path.exists() {
-            std::fs::remove_file(&path).map_err(disk("remove", &path))?;
+/// Reads a member's files. `birth` is who it is when the directory does not say. `keep` bytes of the log stay in memory
+/// when there are others. The end of the log, which is not known to be committed, is not applied: raft does that later.
+pub(crate) fn recover(disk: &Arc<dyn Disk>, layout: Layout, birth: Identity, keep: u64) -> Result<Recovered, Error> {
+    for name in [wal::TEMPORARY, snapshot::TEMPORARY, snapshot::INCOMING, identity::TEMPORARY] {
+        if disk.has(name).map_err(failed("list", disk.path("")))? {
+            disk.remove(name).map_err(failed("remove", disk.path(name)))?;
         }
     }
-    let (snapshot, snapshot_bytes) = snapshot::read(dir)?;
-    let Snapshot { index, term, mut voters, mut state } = snapshot;
-    if voters.is_empty() {
-        voters.push(MEMBER);
-    }
-    let mut log = Log::after((index, term), ConfState { voters, ..ConfState::default() });
-    let mut logged = 0;
-    let (mut records, mut last) = (0_u64, 0);
-    let mut wal = Wal::open(dir, options.segment_bytes, options.sync, |body| {
-        let (hard, entries) = log::decode(body).map_err(|why| why.0)?;
-        let newest = entries.last().map_or(0, |entry| entry.index);
-        if newest > index {
-            logged += body.len() as u64;
+    let identity = match Identity::read(&**disk)? {
+        // One that is to join must be who it was added as; any other goes on as whoever it is.
+        Some(identity) if !birth.founder && (identity.cluster, identity.member) != (birth.cluster, birth.member) => {
+            return Err(Error::Invalid { why: "the directory belongs to another member or cluster" });
         }
-        log.set_hard(&hard);
-        log.append(entries)?;
-        // What is committed is applied as it is read, so that a long log is never in memory as a whole.
-        while let Some(entry) = log.take_committed() {
-            apply(entry, &mut state)?;
+        Some(identity) => identity,
+        None => {
+            birth.write(&**disk)?;
+            birth
         }
-        (records, last) = (records + 1, newest.max(last));
-        Ok(newest)
-    })?;
-    let gone = |why: &str| Error::Corrupt { path: dir.to_owned(), offset: 0, why: why.to_owned() };
-    if index > 0 && (records == 0 || last < index) {
+    };
+    let found = snapshot::read(&**disk)?;
+    let founded = found.bytes == 0 && identity.founder;
+    let roster = if founded { Roster::new(identity.known.clone()) } else { found.snapshot.roster.clone() };
+    let mut replay = Replay::after(found.snapshot, roster, keep);
+    let mut wal = Wal::open(disk.clone(), layout, |body| replay.record(body))?;
+    let gone = |why: &str| Error::Corrupt { path: disk.path(""), offset: 0, why: why.to_owned() };
+    let index = replay.snapshot;
+    if found.installed && replay.mark.is_none_or(|mark| mark < index) {
+        replay.log.restart(index, replay.applied.1);
+        if replay.log.hard().term < replay.applied.1 {
+            replay.log.set_hard(&HardState { term: replay.applied.1, vote: 0, commit: index });
+        }
+        let mark = Draft::new(replay.log.hard(), Some(replay.log.base()), &[]);
+        wal.append(index, &mark.encode())?;
+    } else if index > 0 && (replay.records == 0 || replay.last < index) {
         return Err(gone("the log ends before the snapshot that was made from it"));
     }
-    if log.hard().commit > log.last_index().map_err(|error| gone(&error.to_string()))? {
+    if found.installed {
+        snapshot::settle(&**disk, index)?;
+    }
+    if replay.log.hard().commit > replay.log.last_index().map_err(|error| gone(&error.to_string()))? {
         return Err(gone("the log ends before what it says was committed"));
     }
     // A snapshot may have been finished just before the end.
     wal.trim(index)?;
-    let raft = start(log).map_err(|error| gone(&format!("raft does not start from it: {error}")))?;
-    Ok(Recovered { raft, wal, state, logged, snapshot_bytes, lock })
+    if replay.roster.was_removed(identity.member) {
+        let why = "this member was removed from its cluster; remove the directory, and add it as a new one".to_owned();
+        return Err(Error::Unavailable { operation: "open", why });
+    }
+    let Replay { mut log, state, roster, applied, logged, .. } = replay;
+    log.set_members(roster.configuration());
+    Ok(Recovered { identity, log, wal, state, roster, applied, logged, snapshot_bytes: found.bytes })
 }
 
-fn apply(entry: Entry, state: &mut Mvcc) -> Result<(), &'static str> {
-    if entry.get_entry_type() != EntryType::EntryNormal {
-        return Err("an entry changes the members");
-    }
-    if entry.data.is_empty() {
-        return Ok(());
-    }
-    let command = codec::decode(&entry.data.into()).map_err(|why| why.0)?;
-    // What it did was answered long ago, were it only that it was refused.
-    if let Err(refusal) = state.apply(&command) {
-        tracing::trace!(%refusal, "a command of the log was refused, as it was then");
-    }
-    Ok(())
+/// The log being read.
+struct Replay {
+    log: Log,
+    state: Mvcc,
+    roster: Roster,
+    applied: (u64, u64),
+    /// Index of the snapshot that it started from.
+    snapshot: u64,
+    keep: u64,
+    /// The newest mark of an installed snapshot.
+    mark: Option<u64>,
+    records: u64,
+    /// The newest index seen.
+    last: u64,
+    logged: u64,
 }
 
-/// The directory's lock: two processes that append to one log would destroy it.
-fn lock(dir: &Path) -> Result<File, Error> {
-    let path = dir.join("lock");
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = file.map_err(disk("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            let why = format!("{} is locked: another process has this store open", path.display());
-            Err(Error::Unavailable { operation: "open", why })
+impl Replay {
+    fn after(snapshot: Snapshot, roster: Roster, keep: u64) -> Self {
+        let conf_state = Some(roster.configuration());
+        let metadata = SnapshotMetadata { index: snapshot.index, term: snapshot.term, conf_state };
+        Self {
+            log: Log::after(metadata),
+            state: snapshot.state,
+            roster,
+            applied: (snapshot.index, snapshot.term),
+            snapshot: snapshot.index,
+            keep,
+            mark: None,
+            records: 0,
+            last: 0,
+            logged: 0,
         }
-        Err(TryLockError::Error(source)) => Err(Error::Disk { operation: "lock", path, source }),
     }
-}
 
-fn start(log: Log) -> raft::Result<RawNode<Log>> {
-    let config = Config {
-        id: MEMBER,
-        applied: log.base().0,
-        pre_vote: true,
-        check_quorum: true,
-        max_size_per_msg: 1 << 20,
-        max_inflight_msgs: 256,
-        max_committed_size_per_ready: COMMITTED_BYTES,
-        ..Config::default()
-    };
-    let mut raft = RawNode::new(&config, log, &slog::Logger::root(slog::Discard, slog::o!()))?;
-    // Alone there is nobody to wait for.
-    raft.campaign()?;
-    Ok(raft)
+    /// Takes in one record; returns the index of its last entry.
+    fn record(&mut self, body: &[u8]) -> Result<u64, &'static str> {
+        let record = log::decode(body).map_err(|why| why.0)?;
+        let mut newest = record.entries.last().map_or(0, |entry| entry.index);
+        if let Some((index, term)) = record.mark {
+            self.log.restart(index, term);
+            self.mark = Some(index);
+            newest = newest.max(index);
+            if index > self.snapshot {
+                return Err("the snapshot that the log goes on from is missing");
+            }
+        }
+        if newest > self.snapshot {
+            self.logged += body.len() as u64;
+        }
+        self.log.set_hard(&record.hard);
+        self.log.append(record.entries)?;
+        // What is committed is applied as it is read, so that a long log is never in memory as a whole.
+        while self.applied.0 < self.log.hard().commit
+            && let Some(entry) = self.log.entry(self.applied.0 + 1).cloned()
+        {
+            self.apply(entry)?;
+        }
+        self.records += 1;
+        self.last = self.last.max(newest);
+        Ok(newest)
+    }
+
+    fn apply(&mut self, entry: Entry) -> Result<(), &'static str> {
+        self.applied = (entry.index, entry.term);
+        let context = Context::decode(&entry.context).map_err(|why| why.0)?;
+        if let Some(change) = &context.change {
+            self.roster.apply(change);
+            if change.configures().is_some() {
+                self.log.forget_first();
+            }
+        }
+        if context.change.is_none() && !entry.data.is_empty() {
+            let command = codec::decode(&entry.data.into()).map_err(|why| why.0)?;
+            // What it did was answered long ago, were it only that it was refused.
+            if let Err(refusal) = self.state.apply(&command) {
+                tracing::trace!(%refusal, "a command of the log was refused, as it was then");
+            }
+        }
+        self.log.forget(self.applied.0, if self.roster.len() > 1 { self.keep } else { 0 });
+        Ok(())
+    }
 }

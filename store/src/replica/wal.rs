@@ -8,16 +8,12 @@
 //! A failed [`Wal::reserve`] leaves the log as it was and may be tried again. A failed [`Wal::append`] leaves it unknown
 //! what is durable (the kernel drops what it could not write); nothing may be appended after it.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::disk::{Disk, DiskFile, failed};
 use super::record::{self, Chain, Found};
 use crate::backend::Error;
-
-/// How far zeros are written ahead at once, bytes.
-const AHEAD: u64 = 1 << 20;
 
 /// Bytes of a segment's own header.
 const HEAD: usize = 32;
@@ -25,19 +21,36 @@ const HEAD: usize = 32;
 const MAGIC: [u8; 8] = *b"orlopwal";
 const VERSION: u32 = 1;
 
+const PREFIX: &str = "log-";
+
+/// A segment that is being made.
+pub(crate) const TEMPORARY: &str = "log.tmp";
+
+/// How a log is kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    /// Size at which a segment is closed, bytes.
+    pub(crate) segment_bytes: u64,
+    /// How far zeros are written ahead at once, bytes.
+    pub(crate) ahead: u64,
+    /// Whether an append is durable when it returns.
+    pub(crate) sync: bool,
+    /// Random: the salts of new segments come from it.
+    pub(crate) seed: u64,
+}
+
 /// The log. See the module.
 pub(crate) struct Wal {
-    dir: PathBuf,
+    disk: Arc<dyn Disk>,
     segments: Vec<Segment>,
     /// The newest segment, which is appended to.
-    file: File,
+    file: Box<dyn DiskFile>,
     /// Where the next record goes.
     at: u64,
     /// How far the newest segment is filled with zeros.
     filled: u64,
     chain: Chain,
-    segment_bytes: u64,
-    sync: bool,
+    layout: Layout,
     buffer: Vec<u8>,
 }
 
@@ -49,26 +62,25 @@ struct Segment {
 }
 
 impl Wal {
-    /// Opens the log in `dir`, or makes one. `replay` is handed each record's body in order, and returns the index of its
+    /// Opens the log, or makes one. `replay` is handed each record's body in order, and returns the index of its
     /// last entry. A torn tail is cut off; anything else that is not as it was written is [`Error::Corrupt`].
     pub(crate) fn open(
-        dir: &Path,
-        segment_bytes: u64,
-        sync: bool,
+        disk: Arc<dyn Disk>,
+        layout: Layout,
         mut replay: impl FnMut(&[u8]) -> Result<u64, &'static str>,
     ) -> Result<Self, Error> {
-        let numbers = numbers(dir)?;
-        let Some(newest) = numbers.last().copied() else { return Self::create(dir, segment_bytes, sync) };
+        let numbers = disk.numbered(PREFIX)?;
+        let Some(newest) = numbers.last().copied() else { return Self::create(disk, layout) };
         let mut segments = Vec::new();
         let mut chain = None;
         let mut end = (0, 0);
         for number in numbers {
+            let path = disk.path(&name(number));
             if segments.last().is_some_and(|before: &Segment| before.number + 1 != number) {
                 let why = format!("segment {} is missing", number - 1);
-                return Err(Error::Corrupt { path: path(dir, number), offset: 0, why });
+                return Err(Error::Corrupt { path, offset: 0, why });
             }
-            let path = path(dir, number);
-            let bytes = std::fs::read(&path).map_err(disk("read", &path))?;
+            let bytes = disk.read(&name(number)).map_err(failed("read", path.clone()))?;
             let mut last_index = 0;
             let scanned = scan(&bytes, number, chain, |body| {
                 last_index = replay(body)?.max(last_index);
@@ -82,41 +94,38 @@ impl Wal {
             }
             if torn {
                 tracing::info!(path = %path.display(), offset = at, "cut a torn record off the end of the log");
-                erase(&path, at as u64, bytes.len() as u64)?;
+                erase(&*disk, number, at as u64, bytes.len() as u64)?;
             }
             end = (at as u64, bytes.len() as u64);
             chain = Some(then);
             segments.push(Segment { number, bytes: end.1, last_index });
         }
-        let newest = path(dir, newest);
-        let file = OpenOptions::new().write(true).open(&newest).map_err(disk("open", &newest))?;
+        let file = disk.open(&name(newest)).map_err(failed("open", disk.path(&name(newest))))?;
         let chain = chain.expect("invariant: there is a segment");
-        let dir = dir.to_owned();
-        Ok(Self { dir, segments, file, at: end.0, filled: end.1, chain, segment_bytes, sync, buffer: Vec::new() })
+        Ok(Self { disk, segments, file, at: end.0, filled: end.1, chain, layout, buffer: Vec::new() })
     }
 
-    fn create(dir: &Path, segment_bytes: u64, sync: bool) -> Result<Self, Error> {
-        let (file, chain, filled) = start_segment(dir, 1, 0, 0)?;
+    fn create(disk: Arc<dyn Disk>, layout: Layout) -> Result<Self, Error> {
+        let (file, chain, filled) = start_segment(&*disk, layout, 1, 0, 0)?;
         let segments = vec![Segment { number: 1, bytes: filled, last_index: 0 }];
-        let (dir, at) = (dir.to_owned(), HEAD as u64);
-        Ok(Self { dir, segments, file, at, filled, chain, segment_bytes, sync, buffer: Vec::new() })
+        Ok(Self { disk, segments, file, at: HEAD as u64, filled, chain, layout, buffer: Vec::new() })
     }
 
     /// Makes room for a record with a body of so many bytes, in a new segment if this one is full.
     pub(crate) fn reserve(&mut self, body: usize) -> Result<(), Error> {
         let need = record::length(body) as u64;
-        if self.at > HEAD as u64 && self.at + need > self.segment_bytes {
+        if self.at > HEAD as u64 && self.at + need > self.layout.segment_bytes {
             let number = self.newest().number + 1;
-            let (file, chain, filled) = start_segment(&self.dir, number, self.chain.last, need)?;
+            let (file, chain, filled) = start_segment(&*self.disk, self.layout, number, self.chain.last, need)?;
             self.segments.push(Segment { number, bytes: filled, last_index: 0 });
             (self.file, self.chain, self.filled, self.at) = (file, chain, filled, HEAD as u64);
         }
         if self.at + need > self.filled {
-            let path = path(&self.dir, self.newest().number);
-            let to = (self.at + need).next_multiple_of(AHEAD);
-            if let Err(source) = fill(&self.file, self.filled, to) {
+            let path = self.disk.path(&name(self.newest().number));
+            let to = (self.at + need).next_multiple_of(self.layout.ahead);
+            if let Err(source) = fill(&*self.file, self.filled, to) {
                 // What was filled is of no use without the rest, and others may need the space.
-                self.file.set_len(self.filled).map_err(disk("shorten", &path))?;
+                self.file.set_len(self.filled).map_err(failed("shorten", path.clone()))?;
                 return Err(Error::Disk { operation: "extend", path, source });
             }
             self.filled = to;
@@ -126,18 +135,17 @@ impl Wal {
     }
 
     /// Appends a record and makes it durable. `last_index` is the index of the last entry in it, 0 for none.
-    pub(crate) fn append(&mut self, last_index: u64, body: impl FnOnce(&mut Vec<u8>)) -> Result<(), Error> {
+    pub(crate) fn append(&mut self, last_index: u64, body: &[u8]) -> Result<(), Error> {
+        self.reserve(body.len())?;
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         record::begin(&mut buffer);
-        body(&mut buffer);
-        // A new segment has a chain of its own: the record is sealed after.
-        self.reserve(buffer.len() - record::HEADER)?;
+        buffer.extend_from_slice(body);
         let chain = record::seal(&mut buffer, 0, self.chain);
-        let path = path(&self.dir, self.newest().number);
-        self.file.write_all_at(&buffer, self.at).map_err(disk("write", &path))?;
-        if self.sync {
-            self.file.sync_data().map_err(disk("sync", &path))?;
+        let path = || self.disk.path(&name(self.newest().number));
+        self.file.write_all_at(&buffer, self.at).map_err(|source| failed("write", path())(source))?;
+        if self.layout.sync {
+            self.file.sync().map_err(|source| failed("sync", path())(source))?;
         }
         self.at += buffer.len() as u64;
         self.chain = chain;
@@ -153,11 +161,11 @@ impl Wal {
     pub(crate) fn trim(&mut self, index: u64) -> Result<(), Error> {
         let stay = if self.at > HEAD as u64 { 1 } else { 2 };
         while self.segments.len() > stay && self.segments[0].last_index <= index {
-            let path = path(&self.dir, self.segments[0].number);
-            std::fs::remove_file(&path).map_err(disk("remove", &path))?;
+            let name = name(self.segments[0].number);
+            self.disk.remove(&name).map_err(failed("remove", self.disk.path(&name)))?;
             self.segments.remove(0);
         }
-        sync_dir(&self.dir)
+        self.disk.sync_dir().map_err(failed("sync", self.disk.path("")))
     }
 
     /// Bytes on disk.
@@ -165,18 +173,12 @@ impl Wal {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
 
-    /// Every later append fails, as on a disk that is gone.
-    #[cfg(test)]
-    pub(crate) fn fail_from_now_on(&mut self) {
-        self.file = File::open(path(&self.dir, self.newest().number)).expect("the segment is there");
-    }
-
     /// Whole records on disk.
     #[cfg(test)]
     pub(crate) fn records(&self) -> usize {
         let mut records = 0;
         for segment in &self.segments {
-            let bytes = std::fs::read(path(&self.dir, segment.number)).expect("the segment is there");
+            let bytes = self.disk.read(&name(segment.number)).expect("the segment is there");
             let count = |_: &[u8]| {
                 records += 1;
                 Ok(())
@@ -195,61 +197,40 @@ impl Wal {
     }
 }
 
-/// Makes a file's name durable.
-pub(crate) fn sync_dir(dir: &Path) -> Result<(), Error> {
-    File::open(dir).and_then(|file| file.sync_all()).map_err(disk("sync", dir))
-}
-
-/// Turns what the system said into an error that names the file.
-pub(crate) fn disk(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::Disk { operation, path: path.to_owned(), source }
-}
-
-fn path(dir: &Path, number: u64) -> PathBuf {
-    dir.join(format!("log-{number:016x}"))
-}
-
-fn numbers(dir: &Path) -> Result<Vec<u64>, Error> {
-    let mut numbers = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(disk("list", dir))? {
-        let name = entry.map_err(disk("list", dir))?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix("log-"));
-        numbers.extend(number.and_then(|number| u64::from_str_radix(number, 16).ok()));
-    }
-    numbers.sort_unstable();
-    Ok(numbers)
+fn name(number: u64) -> String {
+    format!("{PREFIX}{number:016x}")
 }
 
 /// A new segment under its final name only when its header is durable, so that a broken header is never a torn one.
-fn start_segment(dir: &Path, number: u64, last: u32, need: u64) -> Result<(File, Chain, u64), Error> {
-    let (temporary, path) = (dir.join("log.tmp"), path(dir, number));
-    let chain = Chain { salt: rand_salt(), last };
-    let filled = (HEAD as u64 + need).next_multiple_of(AHEAD);
-    let made = make_segment(&temporary, &header(number, chain), filled);
-    let file = match made {
-        Ok(file) => file,
-        Err(source) => {
-            if let Err(error) = std::fs::remove_file(&temporary) {
-                tracing::debug!(%error, path = %temporary.display(), "a file that could not be made was not removed");
-            }
-            return Err(Error::Disk { operation: "create", path, source });
-        }
-    };
-    std::fs::rename(&temporary, &path).map_err(disk("rename", &path))?;
-    sync_dir(dir)?;
+fn start_segment(
+    disk: &dyn Disk,
+    layout: Layout,
+    number: u64,
+    last: u32,
+    need: u64,
+) -> Result<(Box<dyn DiskFile>, Chain, u64), Error> {
+    let name = name(number);
+    let chain = Chain { salt: salt(layout.seed, number), last };
+    let filled = (HEAD as u64 + need).next_multiple_of(layout.ahead);
+    let file = make_segment(disk, &header(number, chain), filled).map_err(|source| {
+        disk.discard(TEMPORARY);
+        failed("create", disk.path(&name))(source)
+    })?;
+    disk.rename(TEMPORARY, &name).map_err(failed("rename", disk.path(&name)))?;
+    disk.sync_dir().map_err(failed("sync", disk.path("")))?;
     Ok((file, chain, filled))
 }
 
-fn make_segment(path: &Path, header: &[u8], filled: u64) -> io::Result<File> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    fill(&file, 0, filled)?;
+fn make_segment(disk: &dyn Disk, header: &[u8], filled: u64) -> io::Result<Box<dyn DiskFile>> {
+    let file = disk.create(TEMPORARY)?;
+    fill(&*file, 0, filled)?;
     file.write_all_at(header, 0)?;
-    file.sync_all()?;
+    file.sync()?;
     Ok(file)
 }
 
 /// Writes zeros.
-fn fill(file: &File, mut from: u64, to: u64) -> io::Result<()> {
+fn fill(file: &dyn DiskFile, mut from: u64, to: u64) -> io::Result<()> {
     static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     while from < to {
         let length = (to - from).min(ZEROS.len() as u64);
@@ -259,15 +240,16 @@ fn fill(file: &File, mut from: u64, to: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn erase(path: &Path, from: u64, to: u64) -> Result<(), Error> {
-    let file = OpenOptions::new().write(true).open(path).map_err(disk("open", path))?;
-    fill(&file, from, to).and_then(|()| file.sync_data()).map_err(disk("erase the torn tail of", path))
+fn erase(disk: &dyn Disk, number: u64, from: u64, to: u64) -> Result<(), Error> {
+    let (name, path) = (name(number), disk.path(&name(number)));
+    let file = disk.open(&name).map_err(failed("open", path.clone()))?;
+    fill(&*file, from, to).and_then(|()| file.sync()).map_err(failed("erase the torn tail of", path))
 }
 
-fn rand_salt() -> u32 {
-    // The hasher's keys are the standard library's random numbers; nothing secret hangs on them.
-    use std::hash::{BuildHasher, RandomState};
-    u32::try_from(RandomState::new().hash_one(0) >> 32).unwrap_or(0)
+/// Different in every segment, and not to be guessed by who stores values.
+fn salt(seed: u64, number: u64) -> u32 {
+    let bits = super::mix(seed ^ number);
+    u32::try_from(bits >> 32).unwrap_or(0)
 }
 
 fn header(number: u64, chain: Chain) -> [u8; HEAD] {

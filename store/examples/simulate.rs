@@ -1,0 +1,41 @@
+//! Simulates clusters under seeds, as many as asked for.
+//!
+//! `cargo run --release -p store --example simulate -- --seeds N [--from S] [--members 3|5]`
+
+#![allow(clippy::print_stdout, reason = "printing is what it is for")]
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use store::sim::{Plan, run};
+
+fn main() -> Result<(), String> {
+    let mut options = BTreeMap::from([("--seeds", 100_u64), ("--from", 1), ("--members", 3)]);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(name) = arguments.next() {
+        let value = arguments.next().and_then(|value| value.parse().ok());
+        let usage = || format!("{name}: expected --seeds N, --from S or --members N");
+        *options.get_mut(name.as_str()).ok_or_else(usage)? = value.ok_or_else(usage)?;
+    }
+    let (seeds, from) = (options["--seeds"], options["--from"]);
+    let members = usize::try_from(options["--members"]).map_err(|_| "too many members")?;
+    // A panic of a member is a finding, which is reported with its seed.
+    std::panic::set_hook(Box::new(|_| {}));
+    let (start, mut simulated, mut operations) = (Instant::now(), Duration::ZERO, 0);
+    let (mut faults, mut failed) = (BTreeMap::<&str, u64>::new(), 0);
+    for seed in from..from + seeds {
+        let report = run(Plan { seed, members });
+        simulated += report.simulated;
+        operations += report.operations;
+        report.faults.iter().for_each(|(what, count)| *faults.entry(what).or_default() += count);
+        if let Some(wrong) = report.wrong {
+            failed += 1;
+            println!("seed {seed}: {wrong}");
+            println!("  replay: cargo run -p store --example simulate -- --seeds 1 --from {seed} --members {members}");
+        }
+    }
+    let speed = simulated.as_secs_f64() / start.elapsed().as_secs_f64();
+    println!("{seeds} seeds, {failed} failed; {speed:.0} simulated seconds a second; {operations} operations checked");
+    println!("faults: {faults:?}");
+    if failed > 0 { Err(format!("{failed} seeds failed")) } else { Ok(()) }
+}

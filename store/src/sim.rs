@@ -1,0 +1,83 @@
+//! Deterministic simulation: members, clients, clocks, disks and the network in one thread, under a seed.
+//!
+//! What runs is the real member (`replica::engine` and below, down to the bytes in its files and messages); what is
+//! simulated is what it is given: time, a disk, and a way to others. A seed decides everything; it replays bit for bit, which
+//! [`Report::digest`] shows.
+//!
+//! # Checked, all the while
+//! * Every answer agrees with what happened, and comes in an order that a single copy could have (`client`).
+//! * Members that have applied as much hold the same state; a revision changed the same everywhere (`truth`).
+//! * A watch hands out every change of its range once, in order, and never claims more than it did.
+//!
+//! # Checked at the end
+//! * Nothing that was said not to have happened did, and nothing happened twice.
+//! * When nothing breaks any more, within [`PEACE`] all members are there, have applied the same, and answer.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use crate::kv::Revision;
+
+mod client;
+mod dice;
+pub(crate) mod disk;
+mod nemesis;
+mod network;
+mod slot;
+mod truth;
+mod world;
+
+use world::{Micros, World};
+
+/// How long things break.
+pub const WAR: Duration = Duration::from_secs(20);
+
+/// How long until everything works again after the last thing broke.
+pub const PEACE: Duration = Duration::from_secs(20);
+
+/// What to simulate.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Decides everything.
+    pub seed: u64,
+    /// Voting members.
+    pub members: usize,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// Of everything that happened: the same seed, the same digest.
+    pub digest: u64,
+    /// Time that passed in the simulation.
+    pub simulated: Duration,
+    /// How often what was broken.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Calls of clients that were answered and checked.
+    pub operations: u64,
+    /// Revisions of the store.
+    pub revisions: Revision,
+    /// What was wrong, if anything was.
+    pub wrong: Option<String>,
+}
+
+/// Runs one simulation.
+pub fn run(plan: Plan) -> Report {
+    let end = |duration: Duration| Micros::try_from(duration.as_micros()).unwrap_or(Micros::MAX);
+    let mut world = World::new(&plan);
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        world.run_until(end(WAR));
+        world.make_peace();
+        world.run_until(end(WAR + PEACE));
+        world.check_peace();
+        world.check_writes();
+    }));
+    if let Err(panic) = panicked {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        world.blame(format!("panicked: {}", text.unwrap_or("?")));
+    }
+    world.report(&plan)
+}
