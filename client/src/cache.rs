@@ -235,6 +235,12 @@ impl Caches {
         Self { client, readers: Arc::default() }
     }
 
+    /// The same caches, for a component of this process that writes as somebody else: what is watched once is read by all.
+    #[must_use]
+    pub fn acting_as(&self, client: Client) -> Self {
+        Self { client, readers: Arc::clone(&self.readers) }
+    }
+
     /// The connection.
     pub fn client(&self) -> &Client {
         &self.client

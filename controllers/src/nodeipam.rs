@@ -18,15 +18,24 @@ use tokio_util::sync::CancellationToken;
 
 /// The next free range of `bits` inside `cluster`, after `last` and around. Pure.
 pub fn next_free(cluster: Ipv4Net, bits: u8, used: &BTreeSet<Ipv4Net>, last: Option<Ipv4Net>) -> Option<Ipv4Net> {
-    let free = |range: &Ipv4Net| used.iter().all(|u| !u.contains(range) && !range.contains(u));
+    let free = |range: &Ipv4Net| !overlaps(*range, used);
     let later = cluster.subnets(bits).ok()?.filter(|r| Some(*r) > last);
     let earlier = cluster.subnets(bits).ok()?.filter(|r| Some(*r) <= last);
     later.chain(earlier).find(free)
 }
 
+/// Whether a range shares an address with one of `used`: one that is inside it, or one that it is inside of. Ranges are
+/// ordered by their first address, so neither needs a walk over all.
+fn overlaps(range: Ipv4Net, used: &BTreeSet<Ipv4Net>) -> bool {
+    let first = Ipv4Net::new_assert(range.network(), 0);
+    let inside = used.range(first..).next().is_some_and(|u| range.contains(&u.network()));
+    let around = (0..=range.prefix_len()).any(|bits| used.contains(&Ipv4Net::new_assert(range.addr(), bits).trunc()));
+    inside || around
+}
+
 /// The range of a Node.
 pub fn range_of(node: &Node) -> Option<Ipv4Net> {
-    node.spec.as_ref()?.pod_cidr.as_deref()?.parse().ok()
+    node.spec.as_ref()?.pod_cidr.as_deref()?.parse().ok().map(|range: Ipv4Net| range.trunc())
 }
 
 #[derive(Debug, Default)]

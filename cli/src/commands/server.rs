@@ -131,16 +131,18 @@ fn start_components(
 ) -> Result<Vec<tokio::task::JoinHandle<()>>> {
     let ca_path = args.data_dir.join("pki/ca.crt");
     let ca = std::fs::read_to_string(&ca_path).with_context(|| format!("read {}", ca_path.display()))?;
-    let caches = |user: &str| {
+    let client = |user: &str| {
         let service = server.local(User::new(user, &["system:masters"]));
-        Caches::new(client::local::client(service, axum::body::Body::new))
+        client::local::client(service, axum::body::Body::new)
     };
+    let caches = Caches::new(client(CONTROLLERS));
+    let scheduling = caches.acting_as(client(SCHEDULER));
     let grace = std::time::Duration::from_secs(args.node_monitor_grace);
     let config = controllers::Config { node_monitor_grace: grace, ..controllers::Config::new(ca) };
-    let controllers = tokio::spawn(controllers::run(caches(CONTROLLERS), config, shutdown.clone()));
-    let (caches, stop) = (caches(SCHEDULER), shutdown.clone());
+    let controllers = tokio::spawn(controllers::run(caches, config, shutdown.clone()));
+    let stop = shutdown.clone();
     let scheduler = tokio::spawn(async move {
-        if let Err(error) = scheduler::run(caches, scheduler::Config::default(), stop).await {
+        if let Err(error) = scheduler::run(scheduling, scheduler::Config::default(), stop).await {
             tracing::error!("the scheduler ended: {:#}", anyhow::Error::from(error));
         }
     });

@@ -24,7 +24,8 @@ pub async fn create(ask: &Ask, bytes: &Bytes) -> Answer<Response> {
     if node.is_empty() || !matches!(binding.target.kind.as_deref(), None | Some("" | "Node")) {
         return Err(Box::new(api::status::bad_request("Binding target must name a Node")));
     }
-    write::update(ask, Door::Own, &options, Track::Compare, |old| bound(ask, old, &binding, &node)).await?;
+    // as upstream: where a pod runs has no manager
+    write::update(ask, Door::Own, &options, Track::Done, |old| bound(ask, old, &binding, &node)).await?;
     let status = k8s_openapi::apimachinery::pkg::apis::meta::v1::Status {
         status: Some("Success".into()),
         code: Some(201),
