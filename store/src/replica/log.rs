@@ -274,9 +274,11 @@ impl Storage for Log {
         Ok(self.base.0 + self.entries.len() as u64)
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        // What follows it must still be here, or it would not help.
-        if self.snapshot.index == 0 || self.snapshot.index < request_index.max(self.base.0) {
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        // What follows it must still be here, or it would not help; and who is not a member in it does not take it.
+        let members = self.snapshot.conf_state.as_ref();
+        let known = members.is_some_and(|members| members.voters.contains(&to) || members.learners.contains(&to));
+        if !known || self.snapshot.index == 0 || self.snapshot.index < request_index.max(self.base.0) {
             self.wanted.set(true);
             return Err(StorageError::SnapshotTemporarilyUnavailable.into());
         }
