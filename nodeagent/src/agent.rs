@@ -13,7 +13,7 @@ use crate::{
     images::Images,
     machine,
     network::Network,
-    node::{self, Facts},
+    node::{self, Lookout},
     pods::{self, Assigned},
     runtime::Runtime,
     server,
@@ -119,13 +119,14 @@ pub(crate) async fn run_host(
         }
     };
     let objects = async {
-        let facts = Facts::look(&config, offer, port);
+        let lookout = Lookout { config: Arc::clone(&config), offer, port, network: host.network.state() };
+        let facts = lookout.look();
         let uid = tokio::select! {
             uid = node::register(&host.client, &config, &facts) => uid,
             () = shutdown.cancelled() => return,
         };
-        let report = node::report(host.client.clone(), Arc::clone(&config), offer, port, shutdown.clone());
-        let renew = node::renew(host.client.clone(), Arc::clone(&config), uid, offer, port, shutdown.clone());
+        let report = node::report(host.client.clone(), lookout.clone(), shutdown.clone());
+        let renew = node::renew(host.client.clone(), lookout, uid, shutdown.clone());
         tokio::join!(report, renew);
     };
     let pods = async {

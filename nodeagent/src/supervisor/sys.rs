@@ -82,6 +82,38 @@ pub(super) fn close_on_exec_from(first: RawFd) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// 128 + signal when killed by one.
+    pub(super) code: i32,
+    /// Or 0.
+    pub(super) signal: i32,
+}
+
+/// How a process ended that somebody else is the parent of; none while it is not reaped.
+///
+/// # Errors
+/// When the kernel does not tell (before Linux 6.13).
+pub(super) fn exit_of(process: BorrowedFd<'_>) -> io::Result<Option<Ended>> {
+    // SAFETY: a structure of integers, for which zeros are values.
+    let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
+    info.mask = u64::from(libc::PIDFD_INFO_EXIT);
+    // SAFETY: the structure outlives the call, and the request's number holds its size.
+    let done = unsafe { libc::ioctl(process.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if info.mask & u64::from(libc::PIDFD_INFO_EXIT) == 0 {
+        return Ok(None);
+    }
+    let status = info.exit_code;
+    Ok(Some(match libc::WIFSIGNALED(status) {
+        true => Ended { code: 128 + libc::WTERMSIG(status), signal: libc::WTERMSIG(status) },
+        false => Ended { code: libc::WEXITSTATUS(status), signal: 0 },
+    }))
+}
+
 /// Gives all signals back their default action and unblocks them, as a new program expects it.
 pub(super) fn reset_signals() {
     for signal in 1..=libc::SIGRTMAX() {
