@@ -114,6 +114,20 @@ pub(super) fn exit_of(process: BorrowedFd<'_>) -> io::Result<Option<Ended>> {
     }))
 }
 
+/// Adds a filter for system calls to the calling thread, for good. Unlike seccompiler's own function it leaves
+/// `no_new_privs` alone: setuid programs go on working where they may.
+///
+/// # Errors
+/// As seccomp(2); without SYS_ADMIN when `no_new_privs` is not set.
+pub(super) fn filter_system_calls(program: &seccompiler::BpfProgram) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(io::Error::other)?;
+    let filter = libc::sock_fprog { len, filter: program.as_ptr().cast::<libc::sock_filter>().cast_mut() };
+    // SAFETY: seccompiler's instruction has the kernel's layout, as the C library's has. The kernel copies them, and only
+    // reads; both structures outlive the call.
+    let done = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Gives all signals back their default action and unblocks them, as a new program expects it.
 pub(super) fn reset_signals() {
     for signal in 1..=libc::SIGRTMAX() {

@@ -463,6 +463,28 @@ async fn the_supervisors_program_is_out_of_reach() {
 }
 
 #[tokio::test]
+async fn system_calls_are_filtered() {
+    let node = Node::new().await;
+    symlink("busybox", node.layer.join("bin/unshare")).unwrap();
+    let script = "grep Seccomp: /proc/self/status; unshare -U true; mount -t tmpfs x /bin; echo \"$? $(id -u)\"";
+    let filtered = Container { seccomp: true, ..node.container("filtered", script) };
+    let (_, log) = node.run(&filtered).await;
+    assert!(log.contains("Seccomp:\t2") && log.contains("unshare(0x10000000): Operation not permitted"), "{log}");
+    assert!(log.ends_with("1 0\n"), "{log}");
+    let (_, log) = node.run(&node.container("free", "grep Seccomp: /proc/self/status")).await;
+    assert_eq!(log, "Seccomp:\t0\n");
+    let admin = Container { capabilities: vec!["SYS_ADMIN".into()], ..filtered.clone() };
+    let (_, log) = node.run(&Container { id: "admin".into(), log: node.log_path("admin"), ..admin }).await;
+    assert!(log.contains("Seccomp:\t2") && log.ends_with("0 0\n"), "who may mount, may: {log}");
+    // what runs beside it is filtered too, and a setuid program still works
+    let container = Container { seccomp: true, ..node.container("long", "sleep 1000") };
+    node.runtime.start(&container).await.unwrap();
+    let (_, out, _) = node.exec("long", sh("grep -e Seccomp: -e NoNewPrivs /proc/self/status"), b"").await;
+    assert_eq!(out, "NoNewPrivs:\t0\nSeccomp:\t2\n");
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn users_can_open_their_streams_and_find_what_they_expect() {
     let node = Node::new().await;
     let script = "echo again > /dev/stdout; echo $HOSTNAME $PATH $TERM";
