@@ -15,6 +15,7 @@ use crate::{
     network::Network,
     node::{self, Lookout},
     pods::{self, Assigned},
+    resident,
     runtime::Runtime,
     server,
     sources::Sources,
@@ -51,6 +52,7 @@ pub async fn run(
         let path = config.data_dir.join(name);
         std::fs::create_dir_all(&path).map_err(|source| Error::Folder { path, source })?;
     }
+    tokio::spawn(resident::keep_small(shutdown.clone()));
     let reader = caches.reader_of_fields::<Pod>(&format!("spec.nodeName={}", config.node));
     let sources = Arc::new(Sources::new(caches.client().clone()));
     let place = place(&config);

@@ -27,12 +27,17 @@ use super::{
     protocol::{Call, Failure, Message, Reply, decode, encode},
     sandbox::Sandbox,
 };
-use crate::runtime::{ContainerState, Exit};
+use crate::{
+    resident::Program,
+    runtime::{ContainerState, Exit},
+};
 
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 64;
 /// Wait before a log is tried again whose disk was full, seconds.
 const LOG_RETRY_SECONDS: i64 = 1;
+/// Nothing has happened for so long: the supervisor rests.
+const REST_SECONDS: i64 = 3;
 /// Largest failure that a child reports, bytes.
 const REPORT_MAX: usize = 64 * 1024;
 
@@ -55,6 +60,7 @@ pub(super) struct Server {
     pub(super) next_exec: u64,
     /// Descriptors of agents, by name.
     pub(super) kept: HashMap<String, Vec<OwnedFd>>,
+    program: Program,
     ended: bool,
 }
 
@@ -125,6 +131,7 @@ impl Server {
             removals: Vec::new(),
             next_exec: 1,
             kept: HashMap::new(),
+            program: Program::mapped()?,
             ended: false,
         };
         server.next_token = 2;
@@ -147,14 +154,24 @@ impl Server {
     pub(super) fn run(&mut self) -> io::Result<()> {
         let mut buffer = vec![0; 64 * 1024];
         let mut events = Vec::with_capacity(EVENTS_MAX);
+        let mut rests = false;
         while !self.ended {
             let stalled = self.containers.values().any(|container| container.stalled);
-            let timeout = stalled.then_some(Timespec { tv_sec: LOG_RETRY_SECONDS, tv_nsec: 0 });
+            let timeout = match (stalled, rests) {
+                (true, _) => Some(Timespec { tv_sec: LOG_RETRY_SECONDS, tv_nsec: 0 }),
+                (false, false) => Some(Timespec { tv_sec: REST_SECONDS, tv_nsec: 0 }),
+                (false, true) => None,
+            };
             events.clear();
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
+            if events.is_empty() && !rests {
+                // What was done needed much of the program; waiting needs little.
+                self.program.release();
+            }
+            rests = events.is_empty();
             for event in &events {
                 self.dispatch(event.data.u64(), event.flags, &mut buffer)?;
             }
