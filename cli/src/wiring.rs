@@ -1,3 +1,4 @@
 //! Where components that must not know each other are introduced.
 
+pub mod names;
 pub mod network;

@@ -15,6 +15,7 @@ use nix::{
 
 const STORIES: &[Story] = &[
     ("an_agent_is_killed_and_no_container_notices", an_agent_is_killed),
+    ("a_supervisor_is_killed_and_no_container_notices", a_supervisor_is_killed),
     ("the_server_is_killed_in_a_rollout_and_loses_nothing", the_server_is_killed),
     ("a_node_loses_power_and_its_pods_move", a_node_loses_power),
     ("a_node_is_cut_off_and_comes_back", a_node_is_cut_off),
@@ -60,21 +61,39 @@ fn descends(mut pid: u32, from: u32) -> bool {
     false
 }
 
-/// The agent of a node: the child of its first process that is an `orlop agent`.
-fn agent(stage: &Stage, node: usize) -> Result<u32> {
+/// A component of a node: the process below its first one that runs that subcommand of `orlop`.
+fn component(stage: &Stage, node: usize, subcommand: &str) -> Result<u32> {
     let init = stage.cluster.nodes()[node].init_pid().context("the node is off")?;
     for entry in fs::read_dir("/proc").context("list processes")? {
         let name = entry.context("list processes")?.file_name();
         let Some(pid) = name.to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
         let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        if words.contains("\0agent\0") && !words.contains("node-init") && parent(pid) == Some(init) {
+        if words.split('\0').nth(1) == Some(subcommand) && parent(pid) == Some(init) {
             return Ok(pid);
         }
     }
-    anyhow::bail!("node {node} has no agent")
+    anyhow::bail!("node {node} has no {subcommand}")
+}
+
+/// Kills it, and waits for the next one.
+fn replace(stage: &Stage, node: usize, subcommand: &str) -> Result<()> {
+    let old = component(stage, node, subcommand)?;
+    kill(Pid::from_raw(old.cast_signed()), Signal::SIGKILL).with_context(|| format!("kill the {subcommand}"))?;
+    stage.until(&format!("a new {subcommand} runs"), PATIENCE, |s| {
+        Ok(component(s, node, subcommand).is_ok_and(|new| new != old))
+    })
 }
 
 fn an_agent_is_killed(stage: &mut Stage) -> Result<()> {
+    nothing_is_noticed(stage, "agent")
+}
+
+fn a_supervisor_is_killed(stage: &mut Stage) -> Result<()> {
+    nothing_is_noticed(stage, "supervisor")
+}
+
+/// A component of a node is killed three times; its containers go on, with every line that they print.
+fn nothing_is_noticed(stage: &mut Stage, subcommand: &str) -> Result<()> {
     // counts without end: a lost line would be a gap
     let more = "  nodeName: node-1\n";
     stage.apply(&manifest::pod("counter", &["print", "100000", "5"], more))?;
@@ -97,12 +116,12 @@ fn an_agent_is_killed(stage: &mut Stage) -> Result<()> {
     ]))?;
     let running = watch.line_with("True", PATIENCE)?;
     for _ in 0..3 {
-        let old = agent(stage, 0)?;
-        kill(Pid::from_raw(old.cast_signed()), Signal::SIGKILL).context("kill the agent")?;
-        stage.until("a new agent runs", PATIENCE, |s| Ok(agent(s, 0).is_ok_and(|new| new != old)))?;
+        replace(stage, 0, subcommand)?;
         stage
             .until("the log can be read again", PATIENCE, |s| Ok(s.try_kubectl(&["logs", "counter", "--tail=1"]).ok))?;
     }
+    let lines = stage.kubectl(&["logs", "counter"])?.lines().count();
+    stage.until("it counts on", PATIENCE, |s| Ok(s.kubectl(&["logs", "counter"])?.lines().count() > lines + 20))?;
     let after = containers(stage, 0)?;
     ensure!(before == after, "containers changed: {before:?} became {after:?}");
     ensure!(stage.field("pod/counter", "{.status.containerStatuses[0].restartCount}")? == "0", "it was restarted");

@@ -28,6 +28,7 @@ const STORIES: &[Story] = &[
     ("a_client_with_affinity_stays_with_its_pod", affinity),
     ("datagrams_find_their_way_after_a_pod_is_replaced", datagrams),
     ("names_and_services_survive_their_agent", agent_restarts),
+    ("no_lookup_fails_while_an_agent_is_killed", lookups_go_on),
     ("hosts_and_resolv_conf_are_a_pods_own", own_files),
     ("a_service_without_endpoints_refuses_at_once", refuses_at_once),
     ("addresses_do_not_leak", addresses_do_not_leak),
@@ -227,18 +228,45 @@ spec: {selector: {app: echo}, ports: [{port: 7, targetPort: 7007, protocol: UDP}
     Ok(())
 }
 
-/// Kills a node's agent; the node's first process starts another.
-fn kill_agent(stage: &Stage, node: usize) -> Result<()> {
+fn agent(stage: &Stage, node: usize) -> Result<Pid> {
     let init = stage.cluster.nodes()[node].init_pid().context("the node is off")?;
     let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).context("list processes")?;
     for child in children.split_whitespace() {
         let words = fs::read_to_string(format!("/proc/{child}/cmdline")).unwrap_or_default();
         if words.contains("\0agent\0") {
-            let pid = Pid::from_raw(child.parse().context("a process")?);
-            return kill(pid, Signal::SIGKILL).context("kill the agent");
+            return Ok(Pid::from_raw(child.parse().context("a process")?));
         }
     }
     bail!("node {node} has no agent")
+}
+
+/// Kills a node's agent; the node's first process starts another.
+fn kill_agent(stage: &Stage, node: usize) -> Result<()> {
+    kill(agent(stage, node)?, Signal::SIGKILL).context("kill the agent")
+}
+
+/// A hundred lookups a second, while the agent that answers them is killed again and again.
+fn lookups_go_on(stage: &mut Stage) -> Result<()> {
+    servers(stage)?;
+    let name = format!("server.{}.svc.cluster.local.", stage.namespace);
+    stage.until("the name is known", PATIENCE, |s| Ok(exec(s, "server-1", &["resolve", &name]).is_ok()))?;
+    stage.apply(&manifest::pod("asker", &["resolve", &name, "1500", "10"], "  nodeName: node-1\n"))?;
+    stage.until("it asks", PATIENCE, |s| Ok(s.field("pod/asker", "{.status.phase}")? == "Running"))?;
+    for _ in 0..3 {
+        let old = agent(stage, 0)?;
+        kill_agent(stage, 0)?;
+        stage.until("a new agent runs", PATIENCE, |s| Ok(agent(s, 0).is_ok_and(|new| new != old)))?;
+        stage.until("the new agent serves", PATIENCE, |s| Ok(s.try_kubectl(&["logs", "asker"]).ok))?;
+    }
+    let running = stage.field("pod/asker", "{.status.phase}")?;
+    ensure!(
+        running == "Running",
+        "the agent was to be killed three times while lookups are made; the pod is {running}"
+    );
+    stage.until("all was asked", PATIENCE, |s| Ok(s.field("pod/asker", "{.status.phase}")? != "Running"))?;
+    let said = stage.kubectl(&["logs", "asker"])?;
+    ensure!(said.starts_with("1500 answered, 0 failed"), "{said}");
+    Ok(())
 }
 
 fn agent_restarts(stage: &mut Stage) -> Result<()> {

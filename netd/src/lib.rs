@@ -12,7 +12,7 @@
 //! * The kernel is the record. After a restart the state is read back; what belongs to no attachment is swept.
 //! * Packet filter and tunnels follow from the API's objects and the attachments alone; the packet filter changes in transactions.
 //! * No thread of the runtime ever changes its namespace: that is what throw-away threads are for.
-//! * Nothing is torn down at shutdown: connections, names of running pods and services outlive the agent.
+//! * Nothing is torn down at shutdown: connections and services outlive the agent; questions for names wait for the next one.
 //!
 //! # Absent
 //! No program is started (`nft`, `ip`, `iptables`, CNI plugins). Nothing is written to the API. No IPv6, no NetworkPolicy, no external
@@ -51,12 +51,20 @@ use k8s_openapi::api::core::v1::Node;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{attach::Attachments, nft::Nets, socket::Socket};
+use crate::{
+    attach::Attachments,
+    dns::{Listeners, server::Responder},
+    nft::Nets,
+    socket::Socket,
+};
 
 /// How long the API may take to tell this node's CIDR before the one of the last run is used.
 const CIDR_PATIENCE: Duration = Duration::from_secs(2);
 /// The port of the name server.
-const DNS_PORT: u16 = 53;
+pub const DNS_PORT: u16 = 53;
+/// How long questions wait until services are known. After that, those about the cluster are answered with a failure, and
+/// the others as always.
+const NAMES_PATIENCE: Duration = Duration::from_secs(3);
 /// The largest packet that is assumed where the underlay is the loopback interface, in bytes.
 const LOOPBACK_MTU: u32 = 1500;
 
@@ -124,7 +132,7 @@ pub enum Error {
     /// What was attached could not be read back.
     #[error("cannot read back the attachments")]
     Attachments(#[source] attach::Error),
-    /// The name server could not listen.
+    /// The name server's sockets cannot be used.
     #[error("cannot start the name server")]
     Dns(#[from] dns::server::Error),
     /// The forwarder could not be made.
@@ -150,10 +158,15 @@ struct Devices {
 }
 
 impl Netd {
-    /// Brings the network up: waits for the node's pod CIDR, makes bridge and tunnel, reads attachments back, and answers DNS. From
-    /// then on it follows the API until shutdown, which leaves everything in place. Must be called in the node's own
-    /// network and mount namespace.
-    pub async fn start(config: Config, caches: &Caches, shutdown: CancellationToken) -> Result<Arc<Self>, Error> {
+    /// Brings the network up: waits for the node's pod CIDR, makes bridge and tunnel, reads attachments back, and answers DNS
+    /// on `listeners`. From then on it follows the API until shutdown, which leaves everything in place. Must be called in
+    /// the node's own network and mount namespace.
+    pub async fn start(
+        config: Config,
+        listeners: Listeners,
+        caches: &Caches,
+        shutdown: CancellationToken,
+    ) -> Result<Arc<Self>, Error> {
         fs::create_dir_all(&config.data_dir).map_err(|source| Error::File {
             operation: "create",
             path: config.data_dir.clone(),
@@ -176,18 +189,9 @@ impl Netd {
             let records = records.borrow();
             records.values().find(|record| record.address == address).map(|record| record.pod.namespace.clone())
         };
-        let listen = SocketAddr::new(config.dns_address.into(), DNS_PORT);
-        let mut server =
-            dns::server::start(listen, &config.domain, Arc::clone(&zone), forwarder, Box::new(namespaces)).await?;
-        let stop = shutdown.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                ended = server.block_until_done() => tracing::error!(?ended, "the name server ended"),
-                () = stop.cancelled() => {}
-            }
-        });
-
+        let responder = Responder::new(listeners, &config.domain, Arc::clone(&zone), forwarder, Box::new(namespaces))?;
         let (applied, generation) = watch::channel(0);
+        tokio::spawn(answer(responder, generation.clone(), shutdown.clone()));
         let outputs = dataplane::Outputs { socket: filter, zone, applied };
         let names = dns::Zone::new(&config.domain, nets.cluster, nets.services, nets.dns);
         let (caches, name) = (caches.clone(), config.node.clone());
@@ -230,6 +234,20 @@ impl Netd {
     /// Counts the states of services and attachments that the kernel has taken. Zero: not one yet.
     pub fn applied(&self) -> watch::Receiver<u64> {
         self.applied.clone()
+    }
+}
+
+/// Answers questions for names as soon as services are known. Until then they wait in the sockets: after a restart of the
+/// agent, what was asked meanwhile is answered then.
+async fn answer(responder: Responder, mut applied: watch::Receiver<u64>, shutdown: CancellationToken) {
+    let answered = async {
+        // either way it is time: known or not
+        drop(tokio::time::timeout(NAMES_PATIENCE, applied.wait_for(|generation| *generation > 0)).await);
+        responder.run().await
+    };
+    tokio::select! {
+        ended = answered => tracing::error!(?ended, "the name server ended"),
+        () = shutdown.cancelled() => {}
     }
 }
 

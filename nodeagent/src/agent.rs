@@ -13,8 +13,9 @@ use crate::{
     images::Images,
     machine,
     network::Network,
-    node::{self, Facts},
+    node::{self, Lookout},
     pods::{self, Assigned},
+    resident,
     runtime::Runtime,
     server,
     sources::Sources,
@@ -51,6 +52,7 @@ pub async fn run(
         let path = config.data_dir.join(name);
         std::fs::create_dir_all(&path).map_err(|source| Error::Folder { path, source })?;
     }
+    tokio::spawn(resident::keep_small(shutdown.clone()));
     let reader = caches.reader_of_fields::<Pod>(&format!("spec.nodeName={}", config.node));
     let sources = Arc::new(Sources::new(caches.client().clone()));
     let place = place(&config);
@@ -119,13 +121,14 @@ pub(crate) async fn run_host(
         }
     };
     let objects = async {
-        let facts = Facts::look(&config, offer, port);
+        let lookout = Lookout { config: Arc::clone(&config), offer, port, network: host.network.state() };
+        let facts = lookout.look();
         let uid = tokio::select! {
             uid = node::register(&host.client, &config, &facts) => uid,
             () = shutdown.cancelled() => return,
         };
-        let report = node::report(host.client.clone(), Arc::clone(&config), offer, port, shutdown.clone());
-        let renew = node::renew(host.client.clone(), Arc::clone(&config), uid, offer, port, shutdown.clone());
+        let report = node::report(host.client.clone(), lookout.clone(), shutdown.clone());
+        let renew = node::renew(host.client.clone(), lookout, uid, shutdown.clone());
         tokio::join!(report, renew);
     };
     let pods = async {

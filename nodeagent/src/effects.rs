@@ -136,6 +136,9 @@ pub async fn pull(host: &Host, pod: &Pod, member: &Member) -> Done {
         Err(failed) => {
             host.recorder.about(about(), Type::Warning, "Failed", sentence(&failed.message));
             host.recorder.about(about(), Type::Warning, "Failed", format!("Error: {}", failed.reason));
+            if failed.reason == "ErrImagePull" {
+                host.recorder.about(about(), Type::Normal, "BackOff", format!("Back-off pulling image {reference:?}"));
+            }
         }
     }
     Done::Pulled(pulled)

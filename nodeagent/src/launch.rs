@@ -89,6 +89,7 @@ pub async fn launch(
         privileged: rights.privileged,
         readonly_root: rights.readonly_root,
         no_new_privileges: rights.no_new_privileges,
+        seccomp: rights.seccomp,
         masked: rights.masked,
         resources: qos::resources(container),
         oom_score_adj: qos::oom_score(spec, container, host.place.memory),

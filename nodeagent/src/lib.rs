@@ -46,6 +46,7 @@ pub mod probe;
 pub mod publish;
 pub mod pull;
 pub mod qos;
+pub mod resident;
 pub mod runtime;
 pub mod security;
 pub mod server;

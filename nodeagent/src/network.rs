@@ -2,6 +2,8 @@
 
 use std::{collections::HashSet, net::IpAddr, path::PathBuf};
 
+use tokio::sync::watch;
+
 /// The pod that is to be connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodId {
@@ -48,9 +50,24 @@ pub struct Error {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+/// How far the node's network is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// It is being brought up. What an earlier agent left in the kernel works meanwhile.
+    #[default]
+    Starting,
+    /// Pods can be connected.
+    Up,
+    /// It could not be brought up, and is tried again: why.
+    Failed(String),
+}
+
 /// The node's network.
 #[async_trait::async_trait]
 pub trait Network: Send + Sync + 'static {
+    /// How far it is, and what becomes of it.
+    fn state(&self) -> watch::Receiver<State>;
+
     /// Gives the pod a namespace, an address and its routes. Idempotent: the same uid gets what it has, also after a
     /// restart. When it fails, nothing is left behind.
     async fn attach(&self, pod: &PodId, host_ports: &[HostPort]) -> Result<Attachment, Error>;

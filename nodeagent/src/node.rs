@@ -20,9 +20,10 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::json;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Config, admission::Offer, launch::chain, machine, status::whole_second};
+use crate::{Config, admission::Offer, launch::chain, machine, network::State, status::whole_second};
 
 /// Where leases of nodes are.
 pub const LEASES: &str = "kube-node-lease";
@@ -49,18 +50,34 @@ pub struct Facts {
     pub memory_pressure: bool,
     /// The disk is nearly full.
     pub disk_pressure: bool,
+    /// How far its network is.
+    pub network: State,
 }
 
-impl Facts {
+/// Who looks at the machine, again and again.
+#[derive(Clone, Debug)]
+pub struct Lookout {
+    /// The node's settings.
+    pub config: Arc<Config>,
+    /// What it offers.
+    pub offer: Offer,
+    /// Port of its kubelet API; 0 for none.
+    pub port: u16,
+    /// How far its network is.
+    pub network: watch::Receiver<State>,
+}
+
+impl Lookout {
     /// Looks at the machine.
-    pub fn look(config: &Config, offer: Offer, port: u16) -> Self {
-        let disk = machine::disk(&config.data_dir);
-        Self {
-            offer,
+    pub fn look(&self) -> Facts {
+        let disk = machine::disk(&self.config.data_dir);
+        Facts {
+            offer: self.offer,
             info: machine::info(),
-            port,
+            port: self.port,
             memory_pressure: scarce(machine::memory_available(), MEMORY_PRESSURE),
             disk_pressure: disk.is_some_and(|space| scarce(space, DISK_PRESSURE)),
+            network: self.network.borrow().clone(),
         }
     }
 }
@@ -124,6 +141,7 @@ fn conditions(facts: &Facts, before: Option<&NodeStatus>, now: Timestamp) -> Vec
     let pressure = |under: bool, bad: (&'static str, &'static str), good: (&'static str, &'static str)| {
         if under { ("True", bad.0, bad.1) } else { ("False", good.0, good.1) }
     };
+    let ready = readiness(&facts.network, before);
     let rows = [
         (
             "MemoryPressure",
@@ -142,7 +160,7 @@ fn conditions(facts: &Facts, before: Option<&NodeStatus>, now: Timestamp) -> Vec
             ),
         ),
         ("PIDPressure", ("False", "KubeletHasSufficientPID", "node agent has sufficient PID available")),
-        ("Ready", ("True", "KubeletReady", "node agent is posting ready status")),
+        ("Ready", (ready.0, ready.1, ready.2.as_str())),
     ];
     let condition = |(kind, (status, reason, message)): (&str, (&str, &str, &str))| {
         let mut known = before.iter().flat_map(|b| b.conditions.iter().flatten());
@@ -157,6 +175,20 @@ fn conditions(facts: &Facts, before: Option<&NodeStatus>, now: Timestamp) -> Vec
         }
     };
     rows.into_iter().map(condition).collect()
+}
+
+/// A node is ready when its network is. One that was, and whose agent has just started again, stays so: what is connected
+/// works without the agent.
+fn readiness(network: &State, before: Option<&NodeStatus>) -> (&'static str, &'static str, String) {
+    let mut known = before.iter().flat_map(|b| b.conditions.iter().flatten());
+    let was_ready = known.any(|c| c.type_ == "Ready" && c.status == "True");
+    match network {
+        State::Failed(why) => ("False", "NetworkNotReady", format!("node network is not ready: {why}")),
+        State::Starting if !was_ready => {
+            ("False", "NetworkNotReady", "node network is not ready: it is being brought up".into())
+        }
+        State::Starting | State::Up => ("True", "KubeletReady", "node agent is posting ready status".into()),
+    }
 }
 
 /// Whether two statuses differ in anything but the times of heartbeats.
@@ -215,11 +247,13 @@ async fn write_status(api: &Api<Node>, config: &Config, facts: &Facts, before: O
 }
 
 /// Keeps the node's status true: written when it changed, and every now and then.
-pub async fn report(client: Client, config: Arc<Config>, offer: Offer, port: u16, shutdown: CancellationToken) {
+pub async fn report(client: Client, mut lookout: Lookout, shutdown: CancellationToken) {
     let api: Api<Node> = Api::all(client.clone());
+    let config = Arc::clone(&lookout.config);
     let mut written: Option<(NodeStatus, tokio::time::Instant)> = None;
     loop {
-        let facts = Facts::look(&config, offer, port);
+        lookout.network.mark_unchanged();
+        let facts = lookout.look();
         let current = match api.get_opt(&config.node).await {
             Ok(Some(node)) => node.status,
             Ok(None) => {
@@ -238,20 +272,15 @@ pub async fn report(client: Client, config: Arc<Config>, offer: Offer, port: u16
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK.min(config.status_period)) => {}
+            Ok(()) = lookout.network.changed() => {}
             () = shutdown.cancelled() => return,
         }
     }
 }
 
 /// Renews the node's lease. After a time without the API, the node's status is written anew at once.
-pub async fn renew(
-    client: Client,
-    config: Arc<Config>,
-    uid: String,
-    offer: Offer,
-    port: u16,
-    shutdown: CancellationToken,
-) {
+pub async fn renew(client: Client, lookout: Lookout, uid: String, shutdown: CancellationToken) {
+    let config = Arc::clone(&lookout.config);
     let api: Api<Lease> = Api::namespaced(client.clone(), LEASES);
     let nodes: Api<Node> = Api::all(client);
     let mut missed = 0u32;
@@ -259,7 +288,7 @@ pub async fn renew(
         let renewed = renew_once(&api, &config, &uid).await;
         match renewed {
             Ok(()) if missed > 1 => {
-                let facts = Facts::look(&config, offer, port);
+                let facts = lookout.look();
                 let before = nodes.get_opt(&config.node).await.ok().flatten().and_then(|n| n.status);
                 write_status(&nodes, &config, &facts, before.as_ref()).await;
                 missed = 0;
@@ -313,6 +342,25 @@ async fn renew_once(api: &Api<Lease>, config: &Config, uid: &str) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_is_ready_when_its_network_is_and_stays_so_while_its_agent_starts_again() {
+        let condition =
+            |status: &str| NodeCondition { type_: "Ready".into(), status: status.into(), ..NodeCondition::default() };
+        let told = |status| NodeStatus { conditions: Some(vec![condition(status)]), ..NodeStatus::default() };
+        let (ready, unknown) = (told("True"), told("Unknown"));
+        for (network, before, expected) in [
+            (State::Starting, None, "False"),
+            (State::Starting, Some(&unknown), "False"),
+            (State::Starting, Some(&ready), "True"),
+            (State::Up, None, "True"),
+            (State::Failed("no device".into()), Some(&ready), "False"),
+        ] {
+            assert_eq!(readiness(&network, before).0, expected, "{network:?}");
+        }
+        let (_, reason, message) = readiness(&State::Failed("no device".into()), None);
+        assert_eq!((reason, message.as_str()), ("NetworkNotReady", "node network is not ready: no device"));
+    }
 
     #[test]
     fn only_what_is_little_in_itself_and_of_the_whole_is_scarce() {

@@ -104,6 +104,9 @@ pub struct Container {
     pub readonly_root: bool,
     /// `no_new_privs` is set.
     pub no_new_privileges: bool,
+    /// System calls are filtered, as upstream's `RuntimeDefault` says; not with `privileged`.
+    #[serde(default)]
+    pub seccomp: bool,
     /// Proc paths hidden and made read-only; empty with `procMount: Unmasked`.
     pub masked: bool,
     /// Limits.

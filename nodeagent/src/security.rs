@@ -82,6 +82,8 @@ pub struct Rights {
     pub readonly_root: bool,
     /// No setuid program gives more rights.
     pub no_new_privileges: bool,
+    /// System calls are filtered.
+    pub seccomp: bool,
     /// Parts of `/proc` and `/sys` are hidden.
     pub masked: bool,
 }
@@ -108,6 +110,9 @@ pub enum Error {
         #[source]
         source: Unknown,
     },
+    /// A profile that is not of ours.
+    #[error("seccompProfile.type {0} is not supported on this node: use RuntimeDefault or Unconfined")]
+    Seccomp(String),
     /// An id that the kernel does not have.
     #[error("{field} {value} is out of range")]
     Range {
@@ -149,6 +154,7 @@ pub fn rights(
     user.groups.sort_unstable();
     user.groups.dedup();
     let privileged = own.privileged == Some(true);
+    let profile = own.seccomp_profile.or(shared.seccomp_profile).map(|p| p.type_);
     let adds_admin = own.capabilities.as_ref().is_some_and(|c| c.add.iter().flatten().any(|n| bare(n) == "SYS_ADMIN"));
     Ok(Rights {
         user,
@@ -160,8 +166,18 @@ pub fn rights(
         privileged,
         readonly_root: own.read_only_root_filesystem == Some(true),
         no_new_privileges: own.allow_privilege_escalation == Some(false) && !privileged && !adds_admin,
+        seccomp: !privileged && filtered(profile.as_deref())?,
         masked: !privileged && own.proc_mount.as_deref() != Some("Unmasked"),
     })
+}
+
+/// Who says nothing is filtered too, as by Docker and by a kubelet with `seccompDefault`.
+fn filtered(profile: Option<&str>) -> Result<bool, Error> {
+    match profile {
+        None | Some("RuntimeDefault") => Ok(true),
+        Some("Unconfined") => Ok(false),
+        Some(other) => Err(Error::Seccomp(other.to_owned())),
+    }
 }
 
 fn id(field: &'static str, value: i64) -> Result<u32, Error> {
@@ -216,6 +232,18 @@ mod tests {
         let less = of(&none, &json!({"capabilities": {"drop": ["NET_RAW"]}})).unwrap();
         assert!(!less.capabilities.contains(&"NET_RAW".to_owned()) && less.capabilities.len() == 13);
         assert_eq!(of(&none, &json!({"privileged": true})).unwrap().capabilities.len(), 41);
+    }
+
+    #[test]
+    fn system_calls_are_filtered_unless_said_otherwise() {
+        let profile = |kind: &str| json!({"seccompProfile": {"type": kind}});
+        let none = json!({});
+        assert!(of(&none, &none).unwrap().seccomp);
+        assert!(!of(&profile("Unconfined"), &none).unwrap().seccomp);
+        assert!(of(&profile("Unconfined"), &profile("RuntimeDefault")).unwrap().seccomp, "the container's wins");
+        assert!(!of(&none, &json!({"privileged": true})).unwrap().seccomp);
+        let error = of(&profile("Localhost"), &none).unwrap_err().to_string();
+        assert!(error.contains("use RuntimeDefault or Unconfined"), "{error}");
     }
 
     #[test]

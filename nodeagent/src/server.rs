@@ -1,7 +1,10 @@
-//! The node API that upstream's kubelet serves on 10250: logs, exec, pods, stats, metrics. Over TLS, to the API server alone.
+//! The node API that upstream's kubelet serves on 10250: logs, exec, pods, stats, metrics. Over TLS, to the API server alone:
+//! who has no certificate of the cluster's is told 401, who has another's 403.
 
 mod answers;
 mod caller;
+#[cfg(test)]
+mod tests;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -111,7 +114,8 @@ fn tls(serving: &Serving) -> Result<ServerConfig, Error> {
         roots.add(ca.map_err(pem("client CA"))?)?;
     }
     let provider = Arc::new(ring::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+    let verifier = verifier.allow_unauthenticated().build()?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
@@ -130,7 +134,11 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, router: Router) {
         Err(_) => return tracing::debug!("handshake took too long"),
     };
     let caller = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let router = if caller.is_some_and(|c| caller::is_api_server(c)) { router } else { refusing() };
+    let router = match caller {
+        Some(certificate) if caller::is_api_server(certificate) => router,
+        Some(_) => refusing(http::StatusCode::FORBIDDEN, "only the API server may ask this node"),
+        None => refusing(http::StatusCode::UNAUTHORIZED, "a client certificate is needed"),
+    };
     let server = auto::Builder::new(TokioExecutor::new());
     let served = server.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(router)).await;
     if let Err(error) = served {
@@ -138,9 +146,9 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, router: Router) {
     }
 }
 
-/// For those whom the cluster knows, but who are not its API server.
-fn refusing() -> Router {
-    Router::new().fallback(async || (http::StatusCode::FORBIDDEN, "only the API server may ask this node"))
+/// For those who may ask nothing.
+fn refusing(code: http::StatusCode, why: &'static str) -> Router {
+    Router::new().fallback(async move || (code, why))
 }
 
 fn routes(host: Arc<Host>) -> Router {

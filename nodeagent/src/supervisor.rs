@@ -11,9 +11,8 @@
 //! * One thread, one loop; an agent that is killed, replaced or hung changes nothing for a container.
 //! * The state of a container is on disk before an agent hears of it, and so is its exit.
 //!
-//! # Caveats
-//! * Containers do not outlive the supervisor in a useful way: their output has nowhere to go. The next supervisor kills
-//!   them, by cgroup, and records their exits as killed.
+//! * A supervisor that is killed or replaced changes nothing for a container either: the next one takes it over (see
+//!   [`recovery`] for the exceptions).
 //!
 //! # Absent
 //! No async runtime, no network, no decisions: whether something is restarted is the agent's to say.
@@ -24,6 +23,7 @@ mod container;
 mod executor;
 mod log;
 pub(crate) mod protocol;
+mod recovery;
 mod sandbox;
 mod server;
 mod sys;

@@ -19,10 +19,16 @@ use nodeagent::{
     config::{Capacity, Config, Serving},
     runtime::builtin::{self, Builtin},
 };
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{args::Agent, cluster, wiring::network::LateNetwork};
+use crate::{
+    args::Agent,
+    cluster,
+    wiring::{
+        names,
+        network::{LateNetwork, Starter},
+    },
+};
 
 /// Where this host says who resolves names for it.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -40,9 +46,10 @@ pub async fn run(args: Agent) -> Result<()> {
     let images = image::Store::open(image_dir(&args)).context("open the image store")?;
     let runtime = builtin::Config::new(args.data_dir.join("runtime"), format!("/{}", args.cgroup_root));
     let runtime = Builtin::connect(runtime).await.context("start the supervisor")?;
-    let (started, netd) = watch::channel(None);
-    let network = LateNetwork::new(netd, cluster::DNS.into(), cluster::DOMAIN);
-    tokio::spawn(start_network(network_config(&args, &node, address)?, caches.clone(), started, shutdown.clone()));
+    let (network, starter) = LateNetwork::new(cluster::DNS.into(), cluster::DOMAIN);
+    let start =
+        Start { config: network_config(&args, &node, address)?, caches: caches.clone(), runtime: runtime.clone() };
+    tokio::spawn(start.run(starter, shutdown.clone()));
     let config = config(&args, node, address, &identity)?;
     let pull = image::PullOptions { insecure: args.insecure_registries.clone(), ..image::PullOptions::default() };
     let images = nodeagent::images::store::Store::new(images, pull);
@@ -51,29 +58,43 @@ pub async fn run(args: Agent) -> Result<()> {
         .context("run the node")
 }
 
-/// Starts netd, as often as it takes; tells when it has. Pods that are to be connected wait for it.
-async fn start_network(
+/// What netd is started with.
+struct Start {
     config: netd::Config,
     caches: Caches,
-    started: watch::Sender<Option<Arc<Netd>>>,
-    shutdown: CancellationToken,
-) {
-    loop {
-        match Netd::start(config.clone(), &caches, shutdown.clone()).await {
-            Ok(netd) => {
-                started.send_replace(Some(netd));
-                // whoever waits for the network learns of its end by the sender's
-                return shutdown.cancelled().await;
+    runtime: Builtin,
+}
+
+impl Start {
+    /// Starts netd, as often as it takes; tells when it has. Pods that are to be connected wait for it.
+    async fn run(self, starter: Starter, shutdown: CancellationToken) {
+        loop {
+            match self.once(&shutdown).await {
+                Ok(Some(netd)) => {
+                    starter.up(netd);
+                    // whoever waits for the network learns of its end by the starter's
+                    return shutdown.cancelled().await;
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::error!("the node's network does not start, it is tried again: {error:#}");
+                    starter.failed(format!("{error:#}"));
+                }
             }
-            Err(netd::Error::Shutdown(_)) => return,
-            Err(error) => {
-                let error = anyhow::Error::from(error);
-                tracing::error!("the node's network does not start, it is tried again: {error:#}");
+            tokio::select! {
+                () = tokio::time::sleep(NETWORK_RETRY) => {}
+                () = shutdown.cancelled() => return,
             }
         }
-        tokio::select! {
-            () = tokio::time::sleep(NETWORK_RETRY) => {}
-            () = shutdown.cancelled() => return,
+    }
+
+    /// None at shutdown.
+    async fn once(&self, shutdown: &CancellationToken) -> Result<Option<Arc<Netd>>> {
+        let listeners = names::listeners(&self.runtime).await.context("open the name server's sockets")?;
+        match Netd::start(self.config.clone(), listeners, &self.caches, shutdown.clone()).await {
+            Ok(netd) => Ok(Some(netd)),
+            Err(netd::Error::Shutdown(_)) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 }

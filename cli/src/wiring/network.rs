@@ -6,19 +6,42 @@
 use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use netd::Netd;
-use nodeagent::network::{Attachment, Dns, Error, HostPort, Network, PodId};
+use nodeagent::network::{Attachment, Dns, Error, HostPort, Network, PodId, State};
 use tokio::sync::watch;
 
 /// netd, as soon as it has started.
 pub struct LateNetwork {
     started: watch::Receiver<Option<Arc<Netd>>>,
+    state: watch::Receiver<State>,
     dns: Dns,
 }
 
+/// Who tells how the start is getting on.
+pub struct Starter {
+    started: watch::Sender<Option<Arc<Netd>>>,
+    state: watch::Sender<State>,
+}
+
+impl Starter {
+    /// It has started.
+    pub fn up(&self, netd: Arc<Netd>) {
+        self.started.send_replace(Some(netd));
+        self.state.send_replace(State::Up);
+    }
+
+    /// It did not, and will be tried again.
+    pub fn failed(&self, why: String) {
+        self.state.send_replace(State::Failed(why));
+    }
+}
+
 impl LateNetwork {
-    /// A network that is there once `started` says so; its name server and domain are known before.
-    pub fn new(started: watch::Receiver<Option<Arc<Netd>>>, server: IpAddr, domain: &str) -> Self {
-        Self { started, dns: Dns { servers: vec![server], domain: domain.to_owned() } }
+    /// A network that is there once its starter says so; its name server and domain are known before.
+    pub fn new(server: IpAddr, domain: &str) -> (Self, Starter) {
+        let (starter, started) = watch::channel(None);
+        let (teller, state) = watch::channel(State::Starting);
+        let dns = Dns { servers: vec![server], domain: domain.to_owned() };
+        (Self { started, state, dns }, Starter { started: starter, state: teller })
     }
 
     async fn netd(&self, operation: &'static str, pod: &str) -> Result<Arc<Netd>, Error> {
@@ -35,6 +58,10 @@ fn failed(operation: &'static str, pod: &str, source: impl std::error::Error + S
 
 #[async_trait::async_trait]
 impl Network for LateNetwork {
+    fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
     async fn attach(&self, pod: &PodId, host_ports: &[HostPort]) -> Result<Attachment, Error> {
         let name = format!("{}/{}", pod.namespace, pod.name);
         let netd = self.netd("attach", &name).await?;

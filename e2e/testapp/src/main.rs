@@ -3,6 +3,7 @@
 //! ```text
 //! serve                 HTTP on $PORT (8080): see `serve`        echo PORT          TCP and UDP echo
 //! get URL               body to standard output, status          resolve NAME       addresses, one a line
+//! resolve NAME COUNT MS one lookup every MS milliseconds: how many were answered, how many failed
 //! exit CODE | sleep [S] | ignore-term | eat MB | print N [MS] | write FILE [TEXT] | cat [FILE] | ls [DIR]
 //! id | env | hostname | tty
 //! ```
@@ -70,6 +71,7 @@ fn run(words: &[&str]) -> io::Result<ExitCode> {
                 writeln!(out, "{address}")?;
             }
         }
+        ["resolve", name, count, millis] => return resolve::steadily(name, number(count)?, number(millis)?),
         ["id"] => id()?,
         ["env"] => std::env::vars().try_for_each(|(name, value)| writeln!(out, "{name}={value}"))?,
         ["hostname"] => writeln!(out, "{}", hostname())?,

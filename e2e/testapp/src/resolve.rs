@@ -1,9 +1,12 @@
 //! Names to addresses: `/etc/hosts`, then DNS over UDP as `/etc/resolv.conf` says (search, ndots, servers).
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
-    time::Duration,
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
 };
 
 /// Wait for one answer (resolv.conf(5)).
@@ -33,6 +36,26 @@ pub(crate) fn resolve(name: &str) -> io::Result<Vec<IpAddr>> {
         }
     }
     Err(io::Error::new(io::ErrorKind::NotFound, format!("no such name: {name}")))
+}
+
+/// Begins a lookup every so many milliseconds, whether or not earlier ones have ended, and says what became of them.
+pub(crate) fn steadily(name: &str, count: u32, millis: u64) -> io::Result<ExitCode> {
+    let start = Instant::now();
+    let mut lookups = Vec::new();
+    for number in 0..count {
+        let due = start + Duration::from_millis(millis) * number;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        let name = name.to_owned();
+        let began = Instant::now();
+        lookups.push(thread::spawn(move || resolve(&name).map(|_| began.elapsed())));
+    }
+    let ended =
+        lookups.into_iter().map(|lookup| lookup.join().unwrap_or_else(|_| Err(io::Error::other("it panicked"))));
+    let (answered, failed): (Vec<_>, Vec<_>) = ended.partition(Result::is_ok);
+    let slowest = answered.iter().flatten().max().copied().unwrap_or_default();
+    writeln!(io::stdout(), "{} answered, {} failed, slowest {} ms", answered.len(), failed.len(), slowest.as_millis())?;
+    failed.iter().filter_map(|lookup| lookup.as_ref().err()).try_for_each(|error| writeln!(io::stdout(), "{error}"))?;
+    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn in_hosts(hosts: &str, name: &str) -> Vec<IpAddr> {

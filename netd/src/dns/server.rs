@@ -22,7 +22,7 @@ use hickory_proto::{
 };
 use hickory_server::{
     Server,
-    net::runtime::Time,
+    net::{NetError, runtime::Time},
     proto::op::MessageType,
     server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
     zone_handler::MessageResponseBuilder,
@@ -30,6 +30,7 @@ use hickory_server::{
 use tokio::net::{TcpListener, UdpSocket};
 
 use super::{
+    Listeners,
     forward::Forwarder,
     zone::{Answer, Data, Record, TTL, Type, Zone},
 };
@@ -52,7 +53,7 @@ pub type Namespaces = dyn Fn(IpAddr) -> Option<String> + Send + Sync;
 /// The zone as it is now; none until the first one is complete.
 pub type Current = Arc<ArcSwapOption<Zone>>;
 
-/// Why the server could not start.
+/// Why there is no server.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen for DNS on {address}")]
 pub struct Error {
@@ -63,22 +64,40 @@ pub struct Error {
     pub source: io::Error,
 }
 
-/// Listens and answers until the returned server is dropped.
-pub async fn start(
-    address: SocketAddr,
-    domain: &str,
-    zone: Current,
-    forwarder: Forwarder,
-    namespaces: Box<Namespaces>,
-) -> Result<Server<impl RequestHandler>, Error> {
-    let failed = |source| Error { address, source };
-    let udp = UdpSocket::bind(address).await.map_err(failed)?;
-    let tcp = TcpListener::bind(address).await.map_err(failed)?;
-    let domain = domain.trim_end_matches('.').to_ascii_lowercase();
-    let mut server = Server::new(Handler { domain, zone, forwarder, namespaces });
-    server.register_socket(udp);
-    server.register_listener(tcp, TCP_IDLE, TCP_QUEUE);
-    Ok(server)
+/// A server that does not read its sockets yet.
+pub struct Responder {
+    udp: UdpSocket,
+    tcp: TcpListener,
+    handler: Handler,
+}
+
+impl Responder {
+    /// One for the names below `domain`. Questions wait in the sockets until it runs.
+    ///
+    /// # Errors
+    /// When the sockets cannot be read from.
+    pub fn new(
+        listeners: Listeners,
+        domain: &str,
+        zone: Current,
+        forwarder: Forwarder,
+        namespaces: Box<Namespaces>,
+    ) -> Result<Self, Error> {
+        let (udp, tcp) = listeners.read()?;
+        let domain = domain.trim_end_matches('.').to_ascii_lowercase();
+        Ok(Self { udp, tcp, handler: Handler { domain, zone, forwarder, namespaces } })
+    }
+
+    /// Answers until it is dropped.
+    ///
+    /// # Errors
+    /// When a socket fails.
+    pub async fn run(self) -> Result<(), NetError> {
+        let mut server = Server::new(self.handler);
+        server.register_socket(self.udp);
+        server.register_listener(self.tcp, TCP_IDLE, TCP_QUEUE);
+        server.block_until_done().await
+    }
 }
 
 struct Handler {

@@ -7,7 +7,7 @@ mod world;
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     path::Path,
     process::Command,
     sync::Arc,
@@ -17,7 +17,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use client::Key;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
-use netd::{HostPort, PodId, dns, link, nft, ruleset, service, socket::Socket};
+use netd::{HostPort, PodId, dns, dns::server::Responder, link, nft, ruleset, service, socket::Socket};
 use serde_json::{Value, json};
 use world::{Node, address, ask_udp, eventually, isolated, machine, node_object};
 
@@ -273,7 +273,7 @@ fn other_names_are_asked_upstream() {
     isolated("other_names_are_asked_upstream", |world| {
         // the upstream resolver: the same server with another zone
         let other = world.node(3, &[]);
-        let upstream = SocketAddr::new(other.address.into(), 5353);
+        let upstream = SocketAddrV4::new(other.address, 5353);
         let mut zone = dns::Zone::new(
             "example.test",
             "10.9.0.0/16".parse().unwrap(),
@@ -282,13 +282,15 @@ fn other_names_are_asked_upstream() {
         );
         let www = service("www", "10.8.0.1", &json!([]), &json!({}));
         zone.set(&Key::new("default", "www"), Some(&www), &[]);
-        let _server = other.call(async move {
+        other.call(async move {
             let zone = Arc::new(ArcSwapOption::from_pointee(zone));
             let forwarder = dns::forward::Forwarder::new(&[]).unwrap();
-            dns::server::start(upstream, "example.test", zone, forwarder, Box::new(|_| None)).await.unwrap()
+            let listeners = dns::Listeners::open(upstream).unwrap();
+            let responder = Responder::new(listeners, "example.test", zone, forwarder, Box::new(|_| None)).unwrap();
+            tokio::spawn(responder.run());
         });
 
-        let a = world.node(1, &[upstream]);
+        let a = world.node(1, &[upstream.into()]);
         let (_, pod) = a.attach("pod", &[]);
         change(&[&a], || {
             world.api.apply(&service("web", "10.43.0.5", &json!([{ "port": 80 }]), &json!({})));

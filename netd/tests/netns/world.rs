@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     fs::File,
     io::{self, Read, Write},
-    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::Command,
@@ -14,7 +14,7 @@ use std::{
 
 use client::Caches;
 use k8s_openapi::api::core::v1::Node as NodeObject;
-use netd::{Attachment, Config, HostPort, Netd, PodId, underlay};
+use netd::{Attachment, Config, HostPort, Netd, PodId, dns::Listeners, underlay};
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::json;
 use tokio::runtime::Handle;
@@ -285,7 +285,8 @@ impl World {
         let (api, shutdown) = (Arc::clone(&self.api), node.shutdown.clone());
         let start = async move {
             let caches: Caches = api.caches();
-            let netd = Netd::start(config, &caches, shutdown).await?;
+            let listeners = Listeners::open(SocketAddrV4::new(config.dns_address, netd::DNS_PORT))?;
+            let netd = Netd::start(config, listeners, &caches, shutdown).await?;
             netd.applied().wait_for(|generation| *generation > 0).await.unwrap();
             Ok::<_, netd::Error>(netd)
         };

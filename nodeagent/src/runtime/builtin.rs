@@ -1,7 +1,7 @@
 //! The built-in runtime: asks the node's supervisor, and starts one when none answers.
 //!
-//! One socket carries all calls; replies and exits come back in any order. When the supervisor dies, the next call starts
-//! another, which has the exits of all that died with it.
+//! One socket carries all calls; replies and exits come back in any order. When the supervisor dies, another is started at
+//! once, which takes its containers over and has the exits of those that ended meanwhile.
 
 use std::{
     collections::HashMap,
@@ -67,6 +67,8 @@ struct Inner {
     config: Config,
     link: tokio::sync::Mutex<Option<Arc<Link>>>,
     exits: broadcast::Sender<ContainerState>,
+    /// What the supervisor keeps for us, for the next one.
+    kept: Mutex<HashMap<String, Vec<OwnedFd>>>,
     /// Shut down: no supervisor is started any more.
     ended: AtomicBool,
 }
@@ -101,6 +103,7 @@ impl Builtin {
                 config,
                 link: tokio::sync::Mutex::new(None),
                 exits,
+                kept: Mutex::new(HashMap::new()),
                 ended: AtomicBool::new(false),
             }),
         };
@@ -144,9 +147,48 @@ impl Builtin {
         *current = Some(link.clone());
         drop(current);
         if lost {
+            self.keep_again(&link).await;
             self.tell_missed(&link).await;
         }
         Ok(link)
+    }
+
+    /// Has the supervisor keep descriptors, as long as it or an agent lives, for the agents to come: sockets whose queues must
+    /// not be lost. They take the place of earlier ones of that name.
+    ///
+    /// # Errors
+    /// When it does not answer, or keeps too many already.
+    pub async fn keep(&self, name: &str, descriptors: Vec<OwnedFd>) -> Result<(), Error> {
+        let failed = |source: io::Error| super::system("share", name, &source);
+        let copies = clones(&descriptors).map_err(failed)?;
+        self.ask("keep", name, Request::Keep { name: name.to_owned() }, copies).await?;
+        self.inner.kept.lock().insert(name.to_owned(), descriptors);
+        Ok(())
+    }
+
+    /// What an earlier agent had it keep under that name; empty if nothing.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn kept(&self, name: &str) -> Result<Vec<OwnedFd>, Error> {
+        self.ask("take over", name, Request::Kept { name: name.to_owned() }, Vec::new()).await.map(|(_, kept)| kept)
+    }
+
+    /// What a supervisor that is gone kept, its successor keeps.
+    async fn keep_again(&self, link: &Link) {
+        let kept: Vec<_> = {
+            let kept = self.inner.kept.lock();
+            kept.iter().map(|(name, descriptors)| (name.clone(), clones(descriptors))).collect()
+        };
+        for (name, copies) in kept {
+            let kept = match copies {
+                Ok(copies) => link.ask(Request::Keep { name: name.clone() }, copies).await.map(drop),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = kept {
+                tracing::warn!(name, %error, "the new supervisor does not keep it");
+            }
+        }
     }
 
     /// Exits that happened while nobody was connected.
@@ -223,6 +265,10 @@ impl Builtin {
         }
         Ok(())
     }
+}
+
+fn clones(descriptors: &[OwnedFd]) -> io::Result<Vec<OwnedFd>> {
+    descriptors.iter().map(OwnedFd::try_clone).collect()
 }
 
 impl Link {

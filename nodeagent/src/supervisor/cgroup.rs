@@ -118,9 +118,15 @@ impl Cgroups {
         first
     }
 
-    /// Names of the cgroups directly below the root: pods, as the kernel remembers them.
-    pub(super) fn pods(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.folders(Path::new("")).iter().flat_map(|(_, folder)| below(folder)).collect();
+    /// Whether a process is in it.
+    pub(super) fn holds(&self, path: &Path, pid: i32) -> bool {
+        let all = |file: PathBuf| fs::read_to_string(file).unwrap_or_default();
+        self.joins(path).into_iter().take(1).any(|file| all(file).lines().any(|line| line.parse() == Ok(pid)))
+    }
+
+    /// Names of the cgroups directly below it, as the kernel remembers them: pods below the root.
+    pub(super) fn below(&self, path: &Path) -> Vec<String> {
+        let mut names: Vec<String> = self.folders(path).iter().flat_map(|(_, folder)| below(folder)).collect();
         names.sort();
         names.dedup();
         names

@@ -1,4 +1,7 @@
-//! Container: its files, its pipes and its log, from start to removal.
+//! Container: its files, its streams and its log, from start to removal.
+//!
+//! Its standard output and error are FIFOs in its folder, which it holds open for reading too: while there is no supervisor
+//! they fill, and the next one reads on where the last one stopped.
 
 use std::{
     fs, io,
@@ -10,10 +13,9 @@ use std::{
 
 use jiff::Timestamp;
 use rustix::{
-    fs::OFlags,
+    fs::{Mode, OFlags},
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
-    pipe::{PipeFlags, pipe_with},
 };
 
 use super::{
@@ -29,14 +31,17 @@ use crate::runtime::{Container as Spec, ContainerState, Exit};
 /// Most bytes read from a pipe at once: what a pipe holds.
 const READ_MAX: usize = 64 * 1024;
 
+/// Streams that go into the log; files of the same names in its folder.
+const OUTPUTS: [&str; 2] = ["stdout", "stderr"];
+
 /// A container that was started.
 pub(super) struct Container {
     pub(super) state: ContainerState,
     folder: PathBuf,
     log: Log,
     pub(super) outputs: Vec<Output>,
-    /// Kept open for `stdin: true`; nobody writes yet.
-    _stdin: Option<OwnedFd>,
+    /// The first process of one that an earlier supervisor started; we are the parent of all others.
+    pub(super) process: Option<OwnedFd>,
     /// The log could not be written and waits for room.
     pub(super) stalled: bool,
 }
@@ -77,7 +82,7 @@ impl Container {
         let path = Path::new(&spec.sandbox).join(&spec.id);
         cgroups.create(&path, &spec.resources).map_err(failed("limit"))?;
         let log = Log::open(&spec.log, spec.log_max_bytes, spec.log_max_files).map_err(failed("open the log of"))?;
-        let pipes = Pipes::new(spec).map_err(|e| failed("make pipes of")(e.into()))?;
+        let (child, outputs) = streams(spec, folder).map_err(failed("make streams of"))?;
         let plan = Plan {
             container: spec,
             joins: cgroups.joins(&path),
@@ -89,7 +94,6 @@ impl Container {
             shm: sandbox.shm(),
         };
         let namespaces = libc::CLONE_NEWNS | if sandbox.spec.host_pid { 0 } else { libc::CLONE_NEWPID };
-        let Pipes { child, outputs, stdin } = pipes;
         let born =
             born(namespaces, child, |stdio, channel| executor::init(&plan, stdio, channel)).map_err(failed("clone"))?;
         let state = ContainerState {
@@ -101,16 +105,27 @@ impl Container {
             started_at: SystemTime::now(),
             exit: None,
         };
-        let container = Container { state, folder: folder.to_owned(), log, outputs, _stdin: stdin, stalled: false };
+        let container = Container { state, folder: folder.to_owned(), log, outputs, process: None, stalled: false };
         Ok((container, born))
     }
 
-    /// One that an earlier supervisor started; its streams died with it.
+    /// One that an earlier supervisor started, as it was recorded.
     pub(super) fn restore(folder: &Path) -> io::Result<Container> {
         let recorded: Recorded = serde_json::from_slice(&fs::read(folder.join("state.json"))?)?;
-        let log = Log::open(&spec(folder)?.log, 0, 1)?;
+        let spec = spec(folder)?;
+        let log = Log::open(&spec.log, spec.log_max_bytes, spec.log_max_files)?;
         let (state, folder) = (recorded.state, folder.to_owned());
-        Ok(Container { state, folder, log, outputs: Vec::new(), _stdin: None, stalled: false })
+        Ok(Container { state, folder, log, outputs: Vec::new(), process: None, stalled: false })
+    }
+
+    /// Takes it over: it still runs, and `process` is its first one.
+    ///
+    /// # Errors
+    /// When its streams cannot be read again: a terminal ended with its supervisor.
+    pub(super) fn adopt(&mut self, process: OwnedFd) -> io::Result<()> {
+        self.outputs = OUTPUTS.into_iter().map(|name| output(&self.folder, name)).collect::<io::Result<_>>()?;
+        self.process = Some(process);
+        Ok(())
     }
 
     /// Its specification, which is kept on disk only.
@@ -182,33 +197,33 @@ fn spec(folder: &Path) -> io::Result<Spec> {
     Ok(serde_json::from_slice(&fs::read(folder.join("spec.json"))?)?)
 }
 
-struct Pipes {
-    child: executor::Stdio,
-    outputs: Vec<Output>,
-    stdin: Option<OwnedFd>,
+/// What a container without a terminal gets as its streams, and the ends that are read here.
+fn streams(spec: &Spec, folder: &Path) -> io::Result<(executor::Stdio, Vec<Output>)> {
+    if spec.tty {
+        return Ok((None, Vec::new()));
+    }
+    // Nobody writes yet into one that is wanted; held open on both ends it never ends.
+    let stdin = match spec.stdin {
+        true => fifo(folder, "stdin")?,
+        false => rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?,
+    };
+    let [out, err] = OUTPUTS.map(|name| Ok::<_, io::Error>((fifo(folder, name)?, output(folder, name)?)));
+    let ((out, first), (err, second)) = (out?, err?);
+    Ok((Some([stdin, out, err]), vec![first, second]))
 }
 
-impl Pipes {
-    fn new(spec: &Spec) -> Result<Pipes, Errno> {
-        if spec.tty {
-            return Ok(Pipes { child: None, outputs: Vec::new(), stdin: None });
-        }
-        let (stdin, kept) = if spec.stdin {
-            let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-            (read, Some(write))
-        } else {
-            let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
-            (null, None)
-        };
-        let output = |name| -> Result<(OwnedFd, Output), Errno> {
-            let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-            rustix::io::ioctl_fionbio(&read, true)?;
-            Ok((write, Output { name, pipe: read, token: 0, partial: Partial::default() }))
-        };
-        let (out, first) = output("stdout")?;
-        let (err, second) = output("stderr")?;
-        Ok(Pipes { child: Some([stdin, out, err]), outputs: vec![first, second], stdin: kept })
-    }
+/// A new FIFO, open on both ends.
+fn fifo(folder: &Path, name: &str) -> io::Result<OwnedFd> {
+    let path = folder.join(name);
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600))?;
+    Ok(rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?)
+}
+
+/// The end of it that is read here.
+fn output(folder: &Path, name: &'static str) -> io::Result<Output> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let pipe = rustix::fs::open(folder.join(name), flags, Mode::empty())?;
+    Ok(Output { name, pipe, token: 0, partial: Partial::default() })
 }
 
 /// Clones a child that runs `become_program`, which returns only if it failed; the child says so and ends.

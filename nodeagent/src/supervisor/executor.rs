@@ -5,12 +5,14 @@
 //!
 //! What a container could turn against the node on the way is closed so: targets of mounts are resolved by the kernel
 //! inside the new root; the child cannot be traced or looked into, as the supervisor is not dumpable; every descriptor
-//! but the first three is closed by the exec. A seccomp filter would be loaded last, after the identity is taken.
+//! but the first three is closed by the exec. The seccomp filter comes last of what needs privilege, so that it need not
+//! allow the rest.
 
 mod identity;
 mod mounts;
 mod program;
 mod rootfs;
+mod seccomp;
 mod terminal;
 
 use std::{
@@ -110,6 +112,7 @@ fn become_program(container: &Container, args: &[String], tty: bool) -> Result<I
     let env = program::environment(container, tty);
     terminal::hand_over(container.uid);
     program::enter_folder(&container.cwd)?;
+    seccomp::confine(container)?;
     identity::take(container)?;
     sys::close_on_exec_from(3).map_err(|e| Failure::system("close", "descriptors", e))?;
     Err(program::execute(args, &env))

@@ -14,6 +14,8 @@ use crate::runtime::{Container, ContainerState, Exec, Sandbox, Usage};
 pub(crate) const MESSAGE_MAX: usize = 8 << 20;
 /// Most descriptors beside one message.
 pub(crate) const DESCRIPTORS_MAX: usize = 3;
+/// Most names under which descriptors are kept.
+pub(crate) const KEPT_MAX: usize = 16;
 
 /// From the agent.
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,6 +51,14 @@ pub(crate) enum Request {
     Usage {
         id: String,
     },
+    /// Keep the descriptors that come along, in the place of earlier ones of that name, for the agents to come.
+    Keep {
+        name: String,
+    },
+    /// What was kept under that name.
+    Kept {
+        name: String,
+    },
     /// Kill everything, remove cgroups and mounts, and end.
     Shutdown,
 }
@@ -79,6 +89,8 @@ pub(crate) enum Reply {
         exec: u64,
     },
     Usage(Usage),
+    /// With the descriptors; none if nothing was kept.
+    Kept,
     /// Folders that nobody uses any more; the agent deletes them at its leisure.
     Trash(Vec<String>),
 }

@@ -49,6 +49,17 @@ impl Sandbox {
         Ok(sandbox)
     }
 
+    /// One that an earlier supervisor made, with the namespaces of a process that runs in it.
+    pub(super) fn adopt(folder: &Path, spec: Spec, pid: i32) -> Result<Sandbox, Failure> {
+        let open = |name: &str| -> Result<OwnedFd, Failure> {
+            let path = format!("/proc/{pid}/ns/{name}");
+            File::open(&path).map(Into::into).map_err(|e| Failure::system("open", &path, e))
+        };
+        let net = spec.netns.as_deref().map(network).transpose()?;
+        let ipc = (!spec.host_ipc).then(|| open("ipc")).transpose()?;
+        Ok(Sandbox { ipc, uts: open("uts")?, net, folder: folder.to_owned(), spec })
+    }
+
     /// What a container enters.
     pub(super) fn namespaces(&self) -> Vec<BorrowedFd<'_>> {
         [self.ipc.as_ref(), Some(&self.uts), self.net.as_ref()].into_iter().flatten().map(AsFd::as_fd).collect()

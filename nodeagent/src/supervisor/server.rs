@@ -27,12 +27,17 @@ use super::{
     protocol::{Call, Failure, Message, Reply, decode, encode},
     sandbox::Sandbox,
 };
-use crate::runtime::{ContainerState, Exit};
+use crate::{
+    resident::Program,
+    runtime::{ContainerState, Exit},
+};
 
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 64;
 /// Wait before a log is tried again whose disk was full, seconds.
 const LOG_RETRY_SECONDS: i64 = 1;
+/// Nothing has happened for so long: the supervisor rests.
+const REST_SECONDS: i64 = 3;
 /// Largest failure that a child reports, bytes.
 const REPORT_MAX: usize = 64 * 1024;
 
@@ -53,16 +58,25 @@ pub(super) struct Server {
     execs: HashMap<i32, Exec>,
     pub(super) removals: Vec<Removal>,
     pub(super) next_exec: u64,
+    /// Descriptors of agents, by name.
+    pub(super) kept: HashMap<String, Vec<OwnedFd>>,
+    program: Program,
     ended: bool,
 }
 
 #[derive(Clone)]
-enum Source {
+pub(super) enum Source {
     Listener,
     Signals,
     Connection,
-    Output { container: String },
+    Output {
+        container: String,
+    },
     Starting,
+    /// The first process of a container that we are not the parent of.
+    Adopted {
+        container: String,
+    },
 }
 
 /// Who waits for an answer.
@@ -116,6 +130,8 @@ impl Server {
             execs: HashMap::new(),
             removals: Vec::new(),
             next_exec: 1,
+            kept: HashMap::new(),
+            program: Program::mapped()?,
             ended: false,
         };
         server.next_token = 2;
@@ -127,7 +143,7 @@ impl Server {
         Ok(server)
     }
 
-    fn watch(&mut self, fd: BorrowedFd<'_>, source: Source) -> io::Result<u64> {
+    pub(super) fn watch(&mut self, fd: BorrowedFd<'_>, source: Source) -> io::Result<u64> {
         self.next_token += 1;
         epoll::add(&self.epoll, fd, epoll::EventData::new_u64(self.next_token), epoll::EventFlags::IN)?;
         self.sources.insert(self.next_token, source);
@@ -138,14 +154,24 @@ impl Server {
     pub(super) fn run(&mut self) -> io::Result<()> {
         let mut buffer = vec![0; 64 * 1024];
         let mut events = Vec::with_capacity(EVENTS_MAX);
+        let mut rests = false;
         while !self.ended {
             let stalled = self.containers.values().any(|container| container.stalled);
-            let timeout = stalled.then_some(Timespec { tv_sec: LOG_RETRY_SECONDS, tv_nsec: 0 });
+            let timeout = match (stalled, rests) {
+                (true, _) => Some(Timespec { tv_sec: LOG_RETRY_SECONDS, tv_nsec: 0 }),
+                (false, false) => Some(Timespec { tv_sec: REST_SECONDS, tv_nsec: 0 }),
+                (false, true) => None,
+            };
             events.clear();
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
+            if events.is_empty() && !rests {
+                // What was done needed much of the program; waiting needs little.
+                self.program.release();
+            }
+            rests = events.is_empty();
             for event in &events {
                 self.dispatch(event.data.u64(), event.flags, &mut buffer)?;
             }
@@ -178,6 +204,7 @@ impl Server {
                 self.sources.remove(&token);
             }
             Source::Starting => self.proceed(token),
+            Source::Adopted { container } => self.adopted_ended(token, &container, flags)?,
         }
         Ok(())
     }
@@ -327,16 +354,7 @@ impl Server {
                 container.take_terminal(terminal, 0);
             }
             container.record()?;
-            for at in 0..container.outputs.len() {
-                let source = Source::Output { container: state.id.clone() };
-                let pipe = container.outputs[at].pipe.as_fd();
-                self.next_token += 1;
-                let token = self.next_token;
-                epoll::add(&self.epoll, pipe, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
-                self.sources.insert(token, source);
-                container.outputs[at].token = token;
-            }
-            io::Result::Ok(())
+            self.watch_outputs(&mut container)
         })();
         match prepared {
             Ok(()) => {
@@ -351,6 +369,23 @@ impl Server {
                 self.finish_removals();
             }
         }
+    }
+
+    /// Reads a container's streams from now on.
+    pub(super) fn watch_outputs(&mut self, container: &mut Container) -> io::Result<()> {
+        for output in &mut container.outputs {
+            output.token = self.watch(output.pipe.as_fd(), Source::Output { container: container.state.id.clone() })?;
+        }
+        Ok(())
+    }
+
+    /// Hears of nothing but a source's end from now on.
+    pub(super) fn mute(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        Ok(epoll::modify(&self.epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::empty())?)
+    }
+
+    pub(super) fn forget_source(&mut self, token: u64) {
+        self.sources.remove(&token);
     }
 
     /// Containers on their way to their program.
@@ -391,13 +426,18 @@ impl Server {
             return;
         }
         let running = |container: &&Container| container.state.pid == pid && container.state.exit.is_none();
-        let Some(state) = self.containers.values().find(running).map(|container| container.state.clone()) else {
-            return;
-        };
-        let path = super::verbs::cgroup_path(&state);
+        if let Some(id) = self.containers.values().find(running).map(|container| container.state.id.clone()) {
+            self.first_ended(&id, Exit { code, signal, oom_killed: false, at: SystemTime::now() });
+        }
+    }
+
+    /// A container's first process has ended: so does all else in it.
+    pub(super) fn first_ended(&mut self, id: &str, mut exit: Exit) {
+        let Some(container) = self.containers.get(id) else { return };
+        let path = super::verbs::cgroup_path(&container.state);
         self.cgroups.kill(&path);
-        let oom_killed = self.cgroups.oom_killed(&path);
-        self.exited(&state.id, Exit { code, signal, oom_killed, at: SystemTime::now() });
+        exit.oom_killed = self.cgroups.oom_killed(&path);
+        self.exited(id, exit);
     }
 
     pub(super) fn exited(&mut self, id: &str, exit: Exit) {
@@ -405,6 +445,7 @@ impl Server {
         for output in &container.outputs {
             self.sources.remove(&output.token);
         }
+        container.process = None;
         if let Err(error) = container.ended(exit) {
             super::note(format_args!("cannot record the exit of {id}: {error}"));
         }

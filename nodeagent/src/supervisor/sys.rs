@@ -82,6 +82,52 @@ pub(super) fn close_on_exec_from(first: RawFd) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// 128 + signal when killed by one.
+    pub(super) code: i32,
+    /// Or 0.
+    pub(super) signal: i32,
+}
+
+/// How a process ended that somebody else is the parent of; none while it is not reaped.
+///
+/// # Errors
+/// When the kernel does not tell (before Linux 6.13).
+pub(super) fn exit_of(process: BorrowedFd<'_>) -> io::Result<Option<Ended>> {
+    // SAFETY: a structure of integers, for which zeros are values.
+    let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
+    info.mask = u64::from(libc::PIDFD_INFO_EXIT);
+    // SAFETY: the structure outlives the call, and the request's number holds its size.
+    let done = unsafe { libc::ioctl(process.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if info.mask & u64::from(libc::PIDFD_INFO_EXIT) == 0 {
+        return Ok(None);
+    }
+    let status = info.exit_code;
+    Ok(Some(match libc::WIFSIGNALED(status) {
+        true => Ended { code: 128 + libc::WTERMSIG(status), signal: libc::WTERMSIG(status) },
+        false => Ended { code: libc::WEXITSTATUS(status), signal: 0 },
+    }))
+}
+
+/// Adds a filter for system calls to the calling thread, for good. Unlike seccompiler's own function it leaves
+/// `no_new_privs` alone: setuid programs go on working where they may.
+///
+/// # Errors
+/// As seccomp(2); without SYS_ADMIN when `no_new_privs` is not set.
+pub(super) fn filter_system_calls(program: &seccompiler::BpfProgram) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(io::Error::other)?;
+    let filter = libc::sock_fprog { len, filter: program.as_ptr().cast::<libc::sock_filter>().cast_mut() };
+    // SAFETY: seccompiler's instruction has the kernel's layout, as the C library's has. The kernel copies them, and only
+    // reads; both structures outlive the call.
+    let done = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Gives all signals back their default action and unblocks them, as a new program expects it.
 pub(super) fn reset_signals() {
     for signal in 1..=libc::SIGRTMAX() {

@@ -10,16 +10,19 @@ use std::{
 };
 
 use nix::sched::CloneFlags;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal},
+};
 
 use super::{
     container::{Container, born},
     executor,
-    protocol::{Failure, Reply, Request},
+    protocol::{Failure, KEPT_MAX, Reply, Request},
     sandbox::{self, Sandbox},
     server::{Asker, Removal, Server, What},
 };
-use crate::runtime::{Container as Spec, ContainerState, Exec, Exit, Sandbox as SandboxSpec};
+use crate::runtime::{Container as Spec, ContainerState, Exec, Sandbox as SandboxSpec};
 
 /// Longest id of a sandbox or container, bytes (a file name).
 const ID_MAX: usize = 255;
@@ -49,6 +52,11 @@ impl Server {
             Request::Signal { id, signal } => self.signal(&id, signal),
             Request::Remove { id } => self.remove(&id),
             Request::Usage { id } => self.usage(&id),
+            Request::Keep { name } => self.keep(name, descriptors),
+            Request::Kept { name } => match self.kept(&name) {
+                Ok(descriptors) => return self.reply(asker, Ok(Reply::Kept), descriptors),
+                Err(failure) => Err(failure),
+            },
             // These answer later, unless they fail at once.
             Request::Start(spec) => match self.start(&spec, asker) {
                 Ok(None) => return,
@@ -73,7 +81,7 @@ impl Server {
         self.sandboxes.keys().chain(of_containers).cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    fn create_sandbox(&mut self, spec: SandboxSpec) -> Result<Reply, Failure> {
+    pub(super) fn create_sandbox(&mut self, spec: SandboxSpec) -> Result<Reply, Failure> {
         check(&spec.uid)?;
         if self.sandboxes.contains_key(&spec.uid) {
             return Ok(Reply::Done);
@@ -134,9 +142,7 @@ impl Server {
             } else {
                 let named = Signal::from_named_raw(signal)
                     .ok_or_else(|| Failure::system("signal", id, format!("{signal} is no signal")))?;
-                if let Some(pid) = Pid::from_raw(state.pid) {
-                    kill_process(pid, named).map_err(|e| Failure::system("signal", id, e))?;
-                }
+                self.send_signal(&state, named).map_err(|e| Failure::system("signal", id, e))?;
             }
         }
         Ok(Reply::Done)
@@ -144,17 +150,40 @@ impl Server {
 
     /// Kills its first process, with which its PID namespace dies, and all others in its cgroup.
     pub(super) fn kill(&self, state: &ContainerState) {
-        if let Some(pid) = Pid::from_raw(state.pid) {
-            // It is our child and not reaped, so the pid is still its own.
-            kill_process(pid, Signal::KILL).ok();
-        }
+        self.send_signal(state, Signal::KILL).ok();
         self.cgroups.kill(&cgroup_path(state));
+    }
+
+    /// A signal for its first process.
+    fn send_signal(&self, state: &ContainerState, signal: Signal) -> Result<(), Errno> {
+        match self.containers.get(&state.id).and_then(|container| container.process.as_ref()) {
+            Some(process) => match pidfd_send_signal(process, signal) {
+                // Its end has not been noticed yet.
+                Err(Errno::SRCH) => Ok(()),
+                sent => sent,
+            },
+            // It is our child and not reaped, so the pid is still its own.
+            None => Pid::from_raw(state.pid).map_or(Ok(()), |pid| kill_process(pid, signal)),
+        }
     }
 
     fn usage(&self, id: &str) -> Result<Reply, Failure> {
         let state = self.state(id)?;
         let usage = self.cgroups.usage(&cgroup_path(&state));
         usage.map(Reply::Usage).map_err(|e| Failure::system("measure", id, e))
+    }
+
+    fn keep(&mut self, name: String, descriptors: Vec<OwnedFd>) -> Result<Reply, Failure> {
+        if !self.kept.contains_key(&name) && self.kept.len() >= KEPT_MAX {
+            return Err(Failure::system("keep", name, format_args!("{KEPT_MAX} names are kept already")));
+        }
+        self.kept.insert(name, descriptors);
+        Ok(Reply::Done)
+    }
+
+    fn kept(&self, name: &str) -> Result<Vec<OwnedFd>, Failure> {
+        let copies = self.kept.get(name).into_iter().flatten().map(OwnedFd::try_clone);
+        copies.collect::<io::Result<_>>().map_err(|e| Failure::system("share", name, e))
     }
 
     fn state(&self, id: &str) -> Result<ContainerState, Failure> {
@@ -221,7 +250,7 @@ impl Server {
     }
 
     /// Moves a folder out of the way; deleting it may take long, which is the agent's time.
-    fn discard_folder(&self, folder: &Path) -> Result<Option<String>, Failure> {
+    pub(super) fn discard_folder(&self, folder: &Path) -> Result<Option<String>, Failure> {
         let stamp = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
         // Names may be as long as a file name may be.
@@ -297,47 +326,6 @@ impl Server {
         sandbox::release(&folder.join("shm")).map_err(|e| Failure::system("unmount the shm of", uid, e))?;
         self.cgroups.remove(Path::new(uid)).map_err(|e| Failure::system("remove the cgroup of", uid, e))?;
         self.discard_folder(&folder)
-    }
-
-    /// Takes over what an earlier supervisor left: its containers have lost their streams and are killed, their exits
-    /// recorded; sandboxes are made anew, so that new containers can start in them. A sandbox whose network is gone, as after
-    /// a power cut, is given up: the agent asks for it again when it has connected the pod.
-    pub(super) fn recover(&mut self) -> io::Result<()> {
-        for pod in self.cgroups.pods() {
-            self.cgroups.remove(Path::new(&pod))?;
-        }
-        for entry in fs::read_dir(self.dir.join("sandboxes"))? {
-            let folder = entry?.path();
-            sandbox::release(&folder.join("shm"))?;
-            let restored = fs::read(folder.join("sandbox.json"))
-                .and_then(|text| Ok(serde_json::from_slice::<SandboxSpec>(&text)?))
-                .map_err(|e| Failure::system("read", folder.display(), e))
-                .and_then(|spec| self.create_sandbox(spec));
-            if let Err(failure) = restored {
-                super::note(format_args!("sandbox is given up: {failure:?}"));
-            }
-        }
-        for entry in fs::read_dir(self.dir.join("containers"))? {
-            let folder = entry?.path();
-            match Container::restore(&folder) {
-                Ok(container) => {
-                    let state = container.state.clone();
-                    self.containers.insert(state.id.clone(), container);
-                    if state.exit.is_none() {
-                        let at = SystemTime::now();
-                        self.exited(
-                            &state.id,
-                            Exit { code: 128 + libc::SIGKILL, signal: libc::SIGKILL, oom_killed: false, at },
-                        );
-                    }
-                }
-                Err(error) => {
-                    super::note(format_args!("container {} was not started: {error}", folder.display()));
-                    self.discard_folder(&folder).map_err(|failure| io::Error::other(format!("{failure:?}")))?;
-                }
-            }
-        }
-        Ok(())
     }
 }
 

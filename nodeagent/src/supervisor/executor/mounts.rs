@@ -106,10 +106,11 @@ fn standard(plan: &Plan<'_>, tree: &Tree, devpts: &mut Option<OwnedFd>) -> Resul
     mount_on(tree, "proc", filesystem("proc", &[], hardened)).map_err(named("/proc"))?;
     mount_on(tree, "sys", filesystem("sysfs", &[], sys)).map_err(named("/sys"))?;
     // Devices come as bind mounts, so that those that the container makes itself are inert.
+    // Mounted before anything is mounted upon it: until Linux 6.15 that cannot be done in a tree that hangs nowhere.
     let dev = filesystem("tmpfs", &[("mode", "0755"), ("size", "65536k")], NOSUID | NODEV).map_err(named("/dev"))?;
-    fill_dev(dev.as_fd(), privileged)?;
     let on_dev = Tree::new(dev.try_clone().map_err(|e| Failure::system("open", "/dev", e))?);
     mount_on(tree, "dev", Ok(dev)).map_err(named("/dev"))?;
+    fill_dev(on_dev.root(), privileged)?;
     let options = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
     let pts = filesystem("devpts", &options, NOSUID | NOEXEC).map_err(named("/dev/pts"))?;
     *devpts = Some(pts.try_clone().map_err(|e| Failure::system("open", "/dev/pts", e))?);

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
 use rustix::{
@@ -53,14 +53,15 @@ fn overlay(plan: &Plan<'_>) -> Result<OwnedFd, Errno> {
     fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)
 }
 
+/// All options together must fit a page: layers go by the numbers of descriptors, which are found in the working folder.
 fn overlay_by_options(plan: &Plan<'_>) -> Result<(), Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let layers = plan.container.layers.iter().rev().map(|layer| rustix::fs::open(layer, flags, Mode::empty()));
+    let layers = layers.collect::<Result<Vec<_>, _>>()?;
+    let numbers: Vec<_> = layers.iter().map(|layer| layer.as_raw_fd().to_string()).collect();
+    rustix::process::chdir("/proc/self/fd")?;
     let mut options = OsString::from("volatile,lowerdir=");
-    for (at, layer) in plan.container.layers.iter().rev().enumerate() {
-        if at > 0 {
-            options.push(":");
-        }
-        options.push(escaped(layer));
-    }
+    options.push(numbers.join(":"));
     options.push(",upperdir=");
     options.push(escaped(&plan.upper));
     options.push(",workdir=");

@@ -1,7 +1,10 @@
 //! The built-in runtime against real containers. Needs root; each test has a mount namespace, a folder and a cgroup
-//! subtree of its own, and looks afterwards whether anything is left.
+//! subtree of its own, and looks afterwards whether anything is left. All of them run once more in a virtual machine whose
+//! kernel has version 2 of control groups.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests")]
+
+mod machine;
 
 use std::{
     fs,
@@ -67,9 +70,9 @@ impl Node {
             symlink("busybox", layer.join("bin").join(name)).unwrap();
         }
         symlink("/etc", layer.join("outside")).unwrap();
-        let example = std::env::current_exe().unwrap().parent().unwrap().join("../examples/supervisor");
+        let exe = PathBuf::from(env!("CARGO_BIN_EXE_supervisor"));
         let name = format!("/orlop-test-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed));
-        let config = Config { exe: example, ..Config::new(folder.path().join("state"), name) };
+        let config = Config { exe, ..Config::new(folder.path().join("state"), name) };
         let runtime = Builtin::connect(config.clone()).await.unwrap();
         runtime
             .create_sandbox(&Sandbox { uid: "pod".into(), hostname: "web-0".into(), ..Sandbox::default() })
@@ -261,10 +264,11 @@ async fn limits_hold() {
     assert_eq!((exit.code, exit.oom_killed), (137, true));
     let resources =
         Resources { pids_limit: Some(5), cpu_limit_millis: Some(500), cpu_shares: Some(102), ..Resources::default() };
-    let script = "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.shares; for i in 1 2 3 4 5 6 7 8; do sleep 5 & done; echo never";
+    let script = "cd /sys/fs/cgroup; cat cpu/cpu.cfs_quota_us cpu/cpu.shares || cat cpu.max cpu.weight; for i in 1 2 3 4 5 6 7 8; do sleep 5 & done; echo never";
     let (exit, log) = node.run(&Container { resources, ..node.container("pids", script) }).await;
     assert_ne!(exit.code, 0);
-    assert!(log.starts_with("50000\n102\n") && !log.contains("never"), "{log}");
+    assert!(log.contains("50000\n102\n") || log.contains("50000 100000\n4\n"), "limits of either version: {log}");
+    assert!(!log.contains("never"), "{log}");
     node.runtime.start(&node.container("use", "sleep 60 & sleep 60")).await.unwrap();
     let usage = node.runtime.usage("use").await.unwrap();
     assert!(usage.cpu_nanos > 0 && usage.memory_bytes > 0 && (1..=3).contains(&usage.pids), "{usage:?}");
@@ -462,6 +466,28 @@ async fn the_supervisors_program_is_out_of_reach() {
 }
 
 #[tokio::test]
+async fn system_calls_are_filtered() {
+    let node = Node::new().await;
+    symlink("busybox", node.layer.join("bin/unshare")).unwrap();
+    let script = "grep Seccomp: /proc/self/status; unshare -U true; mount -t tmpfs x /bin; echo \"$? $(id -u)\"";
+    let filtered = Container { seccomp: true, ..node.container("filtered", script) };
+    let (_, log) = node.run(&filtered).await;
+    assert!(log.contains("Seccomp:\t2") && log.contains("unshare(0x10000000): Operation not permitted"), "{log}");
+    assert!(log.ends_with("1 0\n"), "{log}");
+    let (_, log) = node.run(&node.container("free", "grep Seccomp: /proc/self/status")).await;
+    assert_eq!(log, "Seccomp:\t0\n");
+    let admin = Container { capabilities: vec!["SYS_ADMIN".into()], ..filtered.clone() };
+    let (_, log) = node.run(&Container { id: "admin".into(), log: node.log_path("admin"), ..admin }).await;
+    assert!(log.contains("Seccomp:\t2") && log.ends_with("0 0\n"), "who may mount, may: {log}");
+    // what runs beside it is filtered too, and a setuid program still works
+    let container = Container { seccomp: true, ..node.container("long", "sleep 1000") };
+    node.runtime.start(&container).await.unwrap();
+    let (_, out, _) = node.exec("long", sh("grep -e Seccomp: -e NoNewPrivs /proc/self/status"), b"").await;
+    assert_eq!(out, "NoNewPrivs:\t0\nSeccomp:\t2\n");
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn users_can_open_their_streams_and_find_what_they_expect() {
     let node = Node::new().await;
     let script = "echo again > /dev/stdout; echo $HOSTNAME $PATH $TERM";
@@ -549,23 +575,80 @@ async fn containers_outlive_the_agent() {
     node.finish().await;
 }
 
+fn kill(pid: i32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+}
+
+/// Whether this kernel tells how a process ended to those that are not its parent.
+fn tells_ends() -> bool {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|word| word.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(15))
+}
+
 #[tokio::test]
-async fn after_a_crash_of_the_supervisor_exits_are_known_and_work_goes_on() {
+async fn containers_outlive_the_supervisor() {
     let node = Node::new().await;
     node.runtime.start(&node.container("ended", "exit 6")).await.unwrap();
     node.ended("ended").await;
-    let state = node.runtime.start(&node.container("c", "trap '' HUP PIPE; sleep 1000")).await.unwrap();
+    let count = "i=0; trap 'exit 7' TERM; while :; do i=$((i+1)); echo $i; echo $i >&2; sleep 0.001; done";
+    node.runtime.start(&node.container("c", count)).await.unwrap();
+    let before = node.state("c").await.unwrap();
+    node.wait_for_log("c", "10\n").await;
+    for _ in 0..3 {
+        let old = node.supervisor_pid();
+        kill(old, nix::sys::signal::Signal::SIGKILL);
+        let last: u32 = node.log("c").lines().last().unwrap().parse().unwrap();
+        // another one is started without anybody asking, and reads on
+        node.wait_for_log("c", &format!(" {}\n", last + 10)).await;
+        assert_eq!(node.state("c").await.unwrap(), before, "the same process goes on");
+        assert_ne!(node.supervisor_pid(), old);
+    }
+    // everything works as before
+    let (code, out, _) = node.exec("c", sh("hostname; echo $$ > /tmp-file; cat /tmp-file"), b"").await;
+    assert!(code == 0 && out.starts_with("web-0\n"), "{out}");
+    assert!(node.runtime.usage("c").await.unwrap().pids >= 1);
+    let (exit, log) = node.run(&node.container("next", "hostname; exit 9")).await;
+    assert_eq!((exit.code, log.as_str()), (9, "web-0\n"));
     let mut exits = node.runtime.exits();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(node.supervisor_pid()), nix::sys::signal::Signal::SIGKILL)
-        .unwrap();
-    // Another one is started without anybody asking, and tells what died.
-    let told = tokio::time::timeout(DEADLINE, exits.recv()).await.unwrap().unwrap();
-    assert!(told.exit.is_some());
-    assert_eq!(node.ended("c").await.code, 137);
+    node.runtime.signal("c", libc::SIGTERM).await.unwrap();
+    let exit = node.ended("c").await;
+    let expected = if tells_ends() { (7, 0) } else { (137, libc::SIGKILL) };
+    assert_eq!((exit.code, exit.signal), expected);
+    assert_eq!(tokio::time::timeout(DEADLINE, exits.recv()).await.unwrap().unwrap().id, "c");
     assert_eq!(node.ended("ended").await.code, 6);
-    assert!(!Path::new("/proc").join(state.pid.to_string()).join("root/bin").exists());
-    let (exit, _) = node.run(&node.container("next", "exit 9")).await;
-    assert_eq!(exit.code, 9);
+    // not one line is lost, on either stream
+    let text = fs::read_to_string(node.log_path("c")).unwrap();
+    for stream in [" stdout F ", " stderr F "] {
+        let lines: Vec<u32> = text
+            .lines()
+            .filter_map(|line| line.split_once(stream))
+            .map(|(_, number)| number.parse().unwrap())
+            .collect();
+        assert!(lines.len() >= 40 && lines.iter().copied().eq(1..=lines.len() as u32), "{stream}: {lines:?}");
+    }
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_taken_over_is_gone_and_told() {
+    let node = Node::new().await;
+    let terminal = Container { tty: true, ..node.container("tty", "trap '' HUP; sleep 1000") };
+    let on_terminal = node.runtime.start(&terminal).await.unwrap();
+    let beside = node.runtime.start(&node.container("beside", "sleep 1000")).await.unwrap();
+    let mut exits = node.runtime.exits();
+    kill(node.supervisor_pid(), nix::sys::signal::Signal::SIGKILL);
+    let told = tokio::time::timeout(DEADLINE, exits.recv()).await.unwrap().unwrap();
+    assert_eq!((told.id.as_str(), told.exit.map(|exit| exit.code)), ("tty", Some(137)));
+    assert!(!Path::new("/proc").join(on_terminal.pid.to_string()).join("root/bin").exists());
+    assert_eq!(node.state("beside").await.unwrap(), beside);
+    // one that dies while nobody looks counts as killed
+    let supervisor = node.supervisor_pid();
+    kill(supervisor, nix::sys::signal::Signal::SIGSTOP);
+    kill(beside.pid, nix::sys::signal::Signal::SIGKILL);
+    kill(supervisor, nix::sys::signal::Signal::SIGKILL);
+    let told = tokio::time::timeout(DEADLINE, exits.recv()).await.unwrap().unwrap();
+    assert_eq!((told.id.as_str(), told.exit.map(|exit| exit.code)), ("beside", Some(137)));
     node.finish().await;
 }
 
@@ -578,12 +661,14 @@ async fn what_a_power_cut_left_is_told_and_can_be_removed() {
     let sandbox = Sandbox { uid: "cut".into(), netns: Some(netns.clone()), ..Sandbox::default() };
     node.runtime.create_sandbox(&sandbox).await.unwrap();
     let container = Container { sandbox: "cut".into(), ..node.container("c", "trap '' HUP PIPE; sleep 1000") };
-    node.runtime.start(&container).await.unwrap();
+    let state = node.runtime.start(&container).await.unwrap();
     let mut exits = node.runtime.exits();
-    // with the power, mounts are gone: what they lay on is seen again
+    let supervisor = node.supervisor_pid();
+    kill(supervisor, nix::sys::signal::Signal::SIGSTOP);
+    // with the power, all processes and mounts are gone: what the mounts lay on is seen again
+    kill(state.pid, nix::sys::signal::Signal::SIGKILL);
     rustix::mount::unmount(&netns, rustix::mount::UnmountFlags::DETACH).unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(node.supervisor_pid()), nix::sys::signal::Signal::SIGKILL)
-        .unwrap();
+    kill(supervisor, nix::sys::signal::Signal::SIGKILL);
     // the next supervisor tells what died
     let told = tokio::time::timeout(DEADLINE, exits.recv()).await.unwrap().unwrap();
     assert_eq!((told.name.as_str(), told.exit.map(|exit| exit.code)), ("c", Some(137)));
@@ -622,4 +707,16 @@ async fn a_sandbox_goes_with_all_that_runs_in_it() {
         node.run(&Container { sandbox: "s".into(), ..node.container("d", "cat /proc/sys/kernel/shmmni") }).await;
     assert_eq!(log, "77\n");
     node.finish().await;
+}
+
+/// Which of the two versions of control groups this machine has, the other one would go untested.
+#[test]
+fn the_same_holds_on_one_hierarchy_of_control_groups() {
+    let this = "the_same_holds_on_one_hierarchy_of_control_groups";
+    let console = machine::run(&["--skip", this], Path::new(env!("CARGO_BIN_EXE_supervisor")));
+    let controllers = console.lines().find(|line| line.starts_with("controllers: ")).expect("the machine starts");
+    for needed in ["cpu", "memory", "pids"] {
+        assert!(controllers.split_whitespace().any(|word| word == needed), "{controllers}");
+    }
+    assert!(console.contains("the program ended with 0"), "{console}");
 }
