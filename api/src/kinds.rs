@@ -18,6 +18,8 @@ pub enum Subresource {
     Scale,
     /// `/binding`: assigns a Pod to a Node.
     Binding,
+    /// `/eviction`: `policy/v1` Eviction, a delete that gives way to what protects the Pod.
+    Eviction,
     /// `/log`: a container's output, served by the node.
     Log,
     /// `/exec`: a process in a running container, served by the node.
@@ -35,6 +37,7 @@ impl Subresource {
             Self::Status => "status",
             Self::Scale => "scale",
             Self::Binding => "binding",
+            Self::Eviction => "eviction",
             Self::Log => "log",
             Self::Exec => "exec",
             Self::Token => "token",
@@ -138,7 +141,7 @@ macro_rules! kinds {
 kinds! {
     "Namespace" => "", "v1", "namespaces", "namespace", Cluster, short ["ns"], categories [], subresources [Status Finalize];
     "Node" => "", "v1", "nodes", "node", Cluster, short ["no"], categories [], subresources [Status];
-    "Pod" => "", "v1", "pods", "pod", Namespaced, short ["po"], categories ["all"], subresources [Status Binding Log Exec];
+    "Pod" => "", "v1", "pods", "pod", Namespaced, short ["po"], categories ["all"], subresources [Status Binding Eviction Log Exec];
     "Service" => "", "v1", "services", "service", Namespaced, short ["svc"], categories ["all"], subresources [Status];
     "ConfigMap" => "", "v1", "configmaps", "configmap", Namespaced, short ["cm"], categories [], subresources [];
     "Secret" => "", "v1", "secrets", "secret", Namespaced, short [], categories [], subresources [];

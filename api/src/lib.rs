@@ -11,6 +11,7 @@
 //! # Absent
 //! No I/O, no async function, no tokio, no clock, no random source. Nothing of ours is imported.
 
+pub mod duration;
 pub mod field;
 pub mod int_or_string;
 pub mod kinds;

@@ -1,8 +1,8 @@
 //! The OpenAPI documents that clients read: which fields a kind has, how patches merge them, which query parameters an
 //! operation takes.
 //!
-//! Made from [`crate::schema`] and [`crate::kinds`] alone. There is no prose in them: `kubectl explain` shows names and types.
-//! Building a document takes milliseconds; the server keeps what it built.
+//! Made from [`crate::schema`] and [`crate::kinds`] alone. Building a document takes milliseconds; the server keeps what it
+//! built.
 
 mod gnostic;
 mod operations;
@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     kinds::KINDS,
-    schema::{Schema, Type},
+    schema::{Prose, Schema, Type},
 };
 use operations::Path;
 
@@ -42,56 +42,57 @@ impl Dialect {
     }
 }
 
-/// The groups and versions that have documents, core first: `("", "v1")`.
-pub fn group_versions() -> Vec<(&'static str, &'static str)> {
-    let mut found: Vec<_> = KINDS.iter().map(|k| (k.group, k.version)).collect();
-    found.sort_unstable();
-    found.dedup();
-    found
+/// The documents of `/openapi/v3`, each with its path below that: `api/v1`, `apis/apps/v1`.
+pub fn v3() -> Vec<(String, Value)> {
+    let prose = Prose::read();
+    let mut versions: Vec<_> = KINDS.iter().map(|k| (k.group, k.version)).collect();
+    versions.sort_unstable();
+    versions.dedup();
+    let document = |(group, version): (&str, &str)| {
+        let root = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
+        (root, v3_document(group, version, &prose))
+    };
+    versions.into_iter().map(document).collect()
 }
 
-/// The answer to `/openapi/v3`: where each group's document is. `hash` names the content, so that clients keep it.
-pub fn v3_index(hash: &str) -> Value {
-    let entry = |(group, version): (&str, &str)| {
-        let root = root(group, version);
-        (root.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{root}?hash={hash}")}))
+/// The answer to `/openapi/v3`: where each document is, and a name for its content, so that clients keep it.
+pub fn v3_index<'a>(documents: impl Iterator<Item = (&'a str, &'a [u8])>) -> Value {
+    let entry = |(root, content): (&str, &[u8])| {
+        (root.to_owned(), json!({"serverRelativeURL": format!("/openapi/v3/{root}?hash={}", hash(content))}))
     };
-    let paths: Map<_, _> = group_versions().into_iter().map(entry).collect();
+    let paths: Map<_, _> = documents.map(entry).collect();
     json!({"paths": paths})
 }
 
-/// A name for the content of all documents, for [`v3_index`]: another one as soon as a single byte differs.
-pub fn v3_hash() -> String {
-    // FNV-1a: the name must not depend on the process or the compiler.
-    let documents = group_versions().into_iter().filter_map(|(group, version)| v3_document(group, version));
+/// Another one as soon as a single byte differs; FNV-1a, as the name must not depend on the process or the compiler.
+fn hash(content: &[u8]) -> String {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in documents.flat_map(|d| d.to_string().into_bytes()) {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    for byte in content {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
     }
     format!("{hash:016X}")
 }
 
-/// The document of a group and version; none if nothing is served there.
-pub fn v3_document(group: &str, version: &str) -> Option<Value> {
+fn v3_document(group: &str, version: &str, prose: &Prose) -> Value {
     let paths: Vec<_> =
         KINDS.iter().filter(|k| k.group == group && k.version == version).flat_map(operations::of).collect();
-    if paths.is_empty() {
-        return None;
-    }
     let mut types: Vec<&'static Type> = Vec::new();
     for name in paths.iter().flat_map(Path::types) {
         schemas::reach(Schema::named(name), &mut types);
     }
     types.sort_by_key(|t| t.name);
-    let schemas: Map<_, _> = types.iter().map(|t| (t.name.to_owned(), schemas::definition(t, Dialect::V3))).collect();
+    let schemas: Map<_, _> =
+        types.iter().map(|t| (t.name.to_owned(), schemas::definition(t, prose, Dialect::V3))).collect();
     let paths: Map<_, _> = paths.iter().map(|p| (p.path.clone(), p.write(Dialect::V3))).collect();
-    Some(json!({"openapi": "3.0.0", "info": info(), "paths": paths, "components": {"schemas": schemas}}))
+    json!({"openapi": "3.0.0", "info": info(), "paths": paths, "components": {"schemas": schemas}})
 }
 
 /// The one document of `/openapi/v2`.
 pub fn v2() -> Value {
+    let prose = Prose::read();
     let types = Schema::types().iter();
-    let definitions: Map<_, _> = types.map(|t| (t.name.to_owned(), schemas::definition(t, Dialect::V2))).collect();
+    let definitions: Map<_, _> =
+        types.map(|t| (t.name.to_owned(), schemas::definition(t, &prose, Dialect::V2))).collect();
     let paths = KINDS.iter().flat_map(operations::of);
     let paths: Map<_, _> = paths.map(|p| (p.path.clone(), p.write(Dialect::V2))).collect();
     json!({"swagger": "2.0", "info": info(), "paths": paths, "definitions": definitions})
@@ -104,11 +105,6 @@ pub fn v2_protobuf() -> Vec<u8> {
 
 fn info() -> Value {
     json!({"title": "Kubernetes", "version": "v1.37.0"})
-}
-
-/// `api/v1`, `apis/apps/v1`.
-fn root(group: &str, version: &str) -> String {
-    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
 #[cfg(test)]
@@ -131,19 +127,18 @@ mod tests {
 
     #[test]
     fn every_reference_has_its_target() {
-        for (group, version) in group_versions() {
-            let document = v3_document(group, version).unwrap();
+        for (root, document) in v3() {
+            assert!(root.starts_with("api"), "{root}");
             let known = document["components"]["schemas"].as_object().unwrap();
             check_references(&document, "#/components/schemas/", known);
         }
         let document = v2();
         check_references(&document, "#/definitions/", document["definitions"].as_object().unwrap());
-        assert!(v3_document("batch", "v1").is_none());
     }
 
     #[test]
     fn clients_find_what_they_look_for() {
-        let apps = v3_document("apps", "v1").unwrap();
+        let (_, apps) = v3().into_iter().find(|(root, _)| root == "apis/apps/v1").unwrap();
         let patch = &apps["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
         assert_eq!(
             patch["x-kubernetes-group-version-kind"],
@@ -159,6 +154,10 @@ mod tests {
         let pod = &v2()["definitions"]["io.k8s.api.core.v1.PodSpec"]["properties"]["volumes"];
         assert_eq!(pod["x-kubernetes-patch-strategy"], "merge,retainKeys");
         assert_eq!(pod["x-kubernetes-patch-merge-key"], "name");
-        assert_eq!(v3_index("1")["paths"]["apis/apps/v1"]["serverRelativeURL"], "/openapi/v3/apis/apps/v1?hash=1");
+        let replicas = &apps["components"]["schemas"]["io.k8s.api.apps.v1.DeploymentSpec"]["properties"]["replicas"];
+        assert!(replicas["description"].as_str().unwrap().starts_with("Number of desired pods."), "{replicas}");
+        let index = v3_index([("apis/apps/v1", b"a".as_slice())].into_iter());
+        let url = "/openapi/v3/apis/apps/v1?hash=AF63DC4C8601EC8C";
+        assert_eq!(index["paths"]["apis/apps/v1"]["serverRelativeURL"], url);
     }
 }

@@ -7,11 +7,13 @@
 pub mod check;
 mod facts;
 mod normalize;
+pub mod prose;
 
 use crate::kinds::Kind;
 
 pub use check::{Findings, check};
 pub use normalize::normalize;
+pub use prose::Prose;
 
 /// The table of types.
 #[derive(Debug)]

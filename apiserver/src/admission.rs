@@ -3,15 +3,20 @@
 //! The rules and their wording are upstream's admission plugins of the same nouns.
 
 use async_trait::async_trait;
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Status};
+use k8s_openapi::{
+    api::{authentication::v1::BoundObjectReference, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::Status,
+};
 
-use crate::registry::{Stored, downcast_mut};
+use crate::{
+    registry::{Stored, downcast_mut},
+    user::User,
+};
 
 mod namespace;
+mod node;
 mod pod;
 mod serviceaccount;
-
-pub use namespace::may_delete;
 
 /// What admission may read beside the object itself.
 #[async_trait]
@@ -25,6 +30,7 @@ pub trait Look: Send + Sync {
 /// before validation. The namespace is empty for kinds without.
 pub async fn create(
     look: &dyn Look,
+    user: &User,
     kind: &api::Kind,
     namespace: &str,
     object: &mut dyn Stored,
@@ -35,5 +41,33 @@ pub async fn create(
         pod::tolerations(pod);
         serviceaccount::admit(look, namespace, pod).await?;
     }
-    Ok(())
+    user.node().map_or(Ok(()), |node| node::create(node, kind, object))
+}
+
+/// Admits a change of the object, or of what a subresource shows of it.
+pub fn update(
+    user: &User,
+    kind: &api::Kind,
+    subresource: &str,
+    new: &dyn Stored,
+    old: &dyn Stored,
+) -> Result<(), Box<Status>> {
+    user.node().map_or(Ok(()), |node| node::update(node, kind, subresource, new, old))
+}
+
+/// Admits a delete.
+pub fn delete(user: &User, kind: &api::Kind, old: &dyn Stored) -> Result<(), Box<Status>> {
+    namespace::may_delete(kind, old.meta().name.as_deref().unwrap_or_default())?;
+    user.node().map_or(Ok(()), |node| node::delete(node, kind, old))
+}
+
+/// Admits a request for a token of the account, bound to an object; `place` is the node of the pod that this is.
+pub fn token(
+    user: &User,
+    kind: &api::Kind,
+    account: &str,
+    to: Option<&BoundObjectReference>,
+    place: Option<&str>,
+) -> Result<(), Box<Status>> {
+    user.node().map_or(Ok(()), |node| node::token(node, kind, account, to, place))
 }

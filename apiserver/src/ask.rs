@@ -47,9 +47,10 @@ impl Ask {
         storage::id(self.kind(), self.target.namespace(), self.target.name())
     }
 
-    /// What the client calls itself.
+    /// What the client calls itself; components that do not are called as their user is.
     pub fn user_agent(&self) -> &str {
-        self.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default()
+        let said = self.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).filter(|v| !v.is_empty());
+        said.unwrap_or_else(|| self.user.name.strip_prefix("system:").unwrap_or(&self.user.name))
     }
 
     /// The options of a write.

@@ -3,16 +3,20 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, header};
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Node, Pod, Secret, ServiceAccount};
+use store::Revision;
 
 use crate::{
-    cache::Cache,
+    cache::{Cache, KindCache},
+    item::Item,
     reply::Answer,
-    token::{Claims, ISSUER, Tokens},
+    storage,
+    strategy::Object,
+    token::{Claims, ISSUER, Named, Tokens},
     user::User,
 };
 
-/// Seconds that a deleted pod's token outlives the pod's grace period, as upstream's.
+/// Seconds that a token outlives the grace period of the deleted object that it is bound to, as upstream's.
 const LEEWAY: i64 = 60;
 
 /// The user of a verified client certificate: common name, and organizations as groups. None when it names nobody.
@@ -78,41 +82,63 @@ pub fn token_user(token: &str, audiences: &[&str], tokens: &Tokens, cache: &Cach
     Ok(user)
 }
 
-/// What the token is bound to must still be there: the same service account, and the same pod.
+/// Everything that the token is bound to must still be there, and be the same object.
 fn bound(token: &str, claims: &Claims, tokens: &Tokens, cache: &Cache, now: i64) -> Result<(), String> {
     let binding = &claims.binding;
-    let find = |kind: Option<&api::Kind>, name: &str| {
-        let kind = cache.kind(kind?)?;
-        let item = kind.get(&format!("{}/{name}", binding.namespace))?;
-        Some((Arc::clone(kind), item))
-    };
-    let (accounts, account) =
-        find(api::Kind::of::<ServiceAccount>(), &binding.serviceaccount.name).ok_or("service account is gone")?;
-    let pod = match &binding.pod {
-        Some(named) => Some((named, find(api::Kind::of::<Pod>(), &named.name).ok_or("pod is gone")?)),
-        None => None,
-    };
-    let at = (account.revision, pod.as_ref().map_or(0, |(_, (_, item))| item.revision));
-    if tokens.seen(token, at) {
+    let within = binding.namespace.as_str();
+    let mut held = vec![Held::find::<ServiceAccount>(cache, within, &binding.serviceaccount)?];
+    if let Some(pod) = &binding.pod {
+        held.push(Held::find::<Pod>(cache, within, pod)?);
+    }
+    if let Some(secret) = &binding.secret {
+        held.push(Held::find::<Secret>(cache, within, secret)?);
+    }
+    // a pod's token only tells which node the pod is on
+    if let Some(node) = binding.node.as_ref().filter(|_| binding.pod.is_none()) {
+        held.push(Held::find::<Node>(cache, "", node)?);
+    }
+    let at: Vec<Revision> = held.iter().map(|held| held.item.revision).collect();
+    if tokens.seen(token, &at) {
         return Ok(());
     }
-    let object = account.decode(&*accounts.entry).map_err(|e| e.to_string())?;
-    if object.meta().uid.as_deref() != Some(&binding.serviceaccount.uid) {
-        return Err("service account was replaced".into());
+    let mut stays = true;
+    for held in &held {
+        stays &= held.stays(now)?;
     }
-    if let Some((named, (pods, item))) = pod {
-        let object = item.decode(&*pods.entry).map_err(|e| e.to_string())?;
-        let meta = object.meta();
-        if meta.uid.as_deref() != Some(&named.uid) {
-            return Err("pod was replaced".into());
-        }
-        if meta.deletion_timestamp.as_ref().is_some_and(|t| t.0.as_second() + LEEWAY < now) {
-            return Err("pod is deleted".into());
-        }
-        if meta.deletion_timestamp.is_some() {
-            return Ok(());
-        }
+    if stays {
+        tokens.see(token, at);
     }
-    tokens.see(token, at);
     Ok(())
+}
+
+/// An object that a token is bound to.
+struct Held<'a> {
+    named: &'a Named,
+    cache: &'a KindCache,
+    item: Arc<Item>,
+}
+
+impl<'a> Held<'a> {
+    fn find<K: Object>(cache: &'a Cache, namespace: &str, named: &'a Named) -> Result<Self, String> {
+        let row =
+            api::Kind::of::<K>().expect("invariant: tokens are bound to objects whose kinds are rows of api::kinds");
+        let found =
+            cache.kind(row).and_then(|kind| Some((&**kind, kind.get(&storage::id(row, namespace, &named.name))?)));
+        let (cache, item) = found.ok_or_else(|| format!("{} {:?} is gone", row.singular, named.name))?;
+        Ok(Self { named, cache, item })
+    }
+
+    /// Whether it is here to stay; an error when it is another object than is meant, or deleted for long enough.
+    fn stays(&self, now: i64) -> Result<bool, String> {
+        let what = format!("{} {:?}", self.cache.entry.kind().singular, self.named.name);
+        let object = self.item.decode(&*self.cache.entry).map_err(|error| format!("{what} cannot be read: {error}"))?;
+        let meta = object.meta();
+        if meta.uid.as_deref() != Some(&self.named.uid) {
+            return Err(format!("{what} was replaced by another of that name"));
+        }
+        match &meta.deletion_timestamp {
+            Some(at) if at.0.as_second() + LEEWAY < now => Err(format!("{what} is deleted")),
+            deleted => Ok(deleted.is_none()),
+        }
+    }
 }

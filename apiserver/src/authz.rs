@@ -26,6 +26,8 @@ pub struct Attributes<'a> {
     pub namespace: &'a str,
     /// Object name.
     pub name: &'a str,
+    /// The field selector of a list or watch.
+    pub fields: &'a str,
     /// What is asked for when it is no resource.
     pub path: &'a str,
 }
@@ -50,6 +52,7 @@ impl Decision {
 #[derive(Default)]
 pub struct Authz {
     rbac: rbac::Rbac,
+    nodes: node::Nodes,
 }
 
 impl Authz {
@@ -65,7 +68,7 @@ impl Authz {
         }
         let mut why = String::new();
         if let Some(name) = user.node() {
-            match node::decide(cache, name, what) {
+            match self.nodes.decide(cache, name, what) {
                 Decision::Allow(reason) => return Decision::Allow(reason),
                 Decision::Deny(reason) => why = reason,
             }
@@ -86,6 +89,14 @@ impl Authz {
         if user.node().is_some() {
             rules.extend(node::rules());
         }
+        // what two bindings grant is shown once
+        let mut seen = Vec::new();
+        rules.retain(|rule| {
+            !seen.contains(rule) && {
+                seen.push(rule.clone());
+                true
+            }
+        });
         rules
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use api::{
     Kind, protobuf,
-    schema::{Schema, check},
+    schema::{Schema, check, normalize},
 };
 use axum::body::Body;
 use bytes::Bytes;
@@ -133,6 +133,7 @@ pub fn object(
             FieldValidation::Warn => warnings.extend(strict),
             FieldValidation::Strict | FieldValidation::Ignore => {}
         }
+        normalize(ty, &mut value);
     }
     entry.read(value).map_err(|error| unusable(&error.to_string()))
 }

@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use http::{HeaderMap, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Limited};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::{
     api::core::v1::{Container, Node, Pod},
@@ -24,6 +25,9 @@ use crate::{
 
 /// Longest wait for a connection to a node.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// Most bytes that are read of a node agent's complaint.
+const MAX_COMPLAINT: usize = 16 << 10;
 
 /// The port of a node agent that does not say which.
 const KUBELET_PORT: i32 = 10_250;
@@ -121,7 +125,24 @@ pub async fn log(ask: &Ask) -> Answer<Response> {
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = uri?;
     request.headers_mut().extend(host(&node));
-    pass(ask, &node, request).await
+    let answer = pass(ask, &node, request).await?;
+    if answer.status().is_success() { Ok(answer) } else { Err(complaint(answer).await) }
+}
+
+/// Why a node agent does not do what it was asked for, as the status that clients read (upstream's
+/// `GenericHttpResponseChecker`).
+async fn complaint(answer: Response) -> Box<Status> {
+    let code = answer.status();
+    let text = match Limited::new(answer.into_body(), MAX_COMPLAINT).collect().await {
+        Ok(text) => String::from_utf8_lossy(&text.to_bytes()).trim().to_owned(),
+        Err(error) => format!("the node agent's answer cannot be read: {error}"),
+    };
+    Box::new(match code {
+        StatusCode::BAD_REQUEST => api::status::bad_request(text),
+        StatusCode::NOT_FOUND => api::status::failure(404, "NotFound", text),
+        StatusCode::INTERNAL_SERVER_ERROR => api::status::internal(text),
+        other => api::status::failure(other.as_u16(), "", text),
+    })
 }
 
 /// `pods/exec`: the caller's connection becomes the node agent's.

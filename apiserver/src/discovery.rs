@@ -113,6 +113,7 @@ fn speaks(sub: Subresource) -> (&'static [&'static str], Option<(&'static str, &
         Subresource::Status => (&["get", "patch", "update"], None),
         Subresource::Scale => (&["get", "patch", "update"], Some(("autoscaling", "v1", "Scale"))),
         Subresource::Binding => (&["create"], Some(("", "v1", "Binding"))),
+        Subresource::Eviction => (&["create"], Some(("policy", "v1", "Eviction"))),
         Subresource::Log => (&["get"], None),
         Subresource::Exec => (&["create", "get"], Some(("", "v1", "PodExecOptions"))),
         Subresource::Token => (&["create"], Some(("authentication.k8s.io", "v1", "TokenRequest"))),

@@ -52,13 +52,11 @@ pub fn generated(base: &str) -> String {
     base + &letters.collect::<String>()
 }
 
-/// The namespace of the path is the object's, where its kind has one.
+/// The namespace of the path is the object's; where its kind has none, what the object says is nothing (upstream's
+/// `EnsureObjectNamespaceMatchesRequestNamespace`).
 fn place(entry: &dyn Entry, meta: &mut ObjectMeta, namespace: &str) -> Answer<()> {
     let own = meta.namespace.as_deref().unwrap_or_default();
     if !entry.kind().namespaced() {
-        if !own.is_empty() {
-            return Err(bad("namespace must not be provided on cluster-scoped objects"));
-        }
         meta.namespace = None;
     } else if own.is_empty() {
         meta.namespace = Some(namespace.to_owned());

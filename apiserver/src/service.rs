@@ -21,7 +21,7 @@ use crate::{
     discovery::version,
     handlers::{
         create, delete, get, list, patch, replace, review,
-        subresource::{binding, finalize, scale, token},
+        subresource::{binding, eviction, finalize, scale, token},
         watch,
     },
     join,
@@ -186,6 +186,7 @@ async fn resource(parts: Arc<Parts>, user: Arc<User>, target: Target, request: R
         subresource: sub,
         namespace: if target.resource == "namespaces" && target.group.is_empty() { name } else { target.namespace() },
         name,
+        fields: query.get("fieldSelector"),
         path: "",
     };
     allow(&parts, &user, &what).await?;
@@ -195,6 +196,8 @@ async fn resource(parts: Arc<Parts>, user: Arc<User>, target: Target, request: R
         }
         let (head, body) = request.into_parts();
         let bytes = body::read(body).await?;
+        // who asks whether something is allowed may have just allowed it
+        parts.cache.fresh().await.map_err(|late| reply::late(&late))?;
         return review.answer(&parts, &user, &target, &head.headers, &bytes);
     }
     if verb == Verb::List && target.group == "apiextensions.k8s.io" && target.resource == "customresourcedefinitions" {
@@ -255,6 +258,7 @@ async fn brief(ask: Ask, request: Request<Body>) -> Answer<Response> {
         (Verb::Update, "scale") => scale::replace(&ask, &bytes).await,
         (Verb::Patch, "scale") => scale::patch(&ask, &bytes).await,
         (Verb::Create, "binding") => binding::create(&ask, &bytes).await,
+        (Verb::Create, "eviction") => eviction::create(&ask, &bytes).await,
         (Verb::Create, "token") => token::create(&ask, &bytes).await,
         (Verb::Update, "finalize") => finalize::replace(&ask, &bytes).await,
         (verb, _) => Err(Box::new(api::status::method_not_allowed(verb.word()))),

@@ -24,10 +24,10 @@ pub fn register(registry: &mut Registry) {
     registry.add(Leases);
     registry.add(Deployments);
     registry.add(ReplicaSets);
-    registry.add(Roles);
-    registry.add(RoleBindings);
-    registry.add(ClusterRoles);
-    registry.add(ClusterRoleBindings);
+    registry.add(Roles::default());
+    registry.add(RoleBindings::default());
+    registry.add(ClusterRoles::default());
+    registry.add(ClusterRoleBindings::default());
 }
 
 #[cfg(test)]

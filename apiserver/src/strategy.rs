@@ -1,6 +1,6 @@
 //! What a kind does differently from all others, and nothing else. Handlers are generic over this trait.
 
-use api::field::Errors;
+use api::{duration, field::Errors};
 use jiff::Timestamp;
 use k8s_openapi::{Metadata, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use serde::{Serialize, de::DeserializeOwned};
@@ -16,12 +16,13 @@ pub mod lease;
 pub mod namespace;
 pub mod node;
 pub mod pod;
-mod rbac;
+pub mod rbac;
 pub mod replica_set;
 pub mod role;
 pub mod role_binding;
 mod rules;
 pub mod secret;
+mod selector;
 pub mod service;
 pub mod service_account;
 
@@ -207,29 +208,5 @@ pub static NAME_AND_AGE: &[Column] = &[
 pub fn age(meta: &ObjectMeta, now: Timestamp) -> String {
     meta.creation_timestamp
         .as_ref()
-        .map_or_else(|| "<unknown>".to_owned(), |t| short_duration(now.duration_since(t.0).as_secs()))
-}
-
-/// A duration as upstream's `duration.HumanDuration` prints it.
-pub fn short_duration(seconds: i64) -> String {
-    const MINUTE: i64 = 60;
-    const HOUR: i64 = 60 * MINUTE;
-    const DAY: i64 = 24 * HOUR;
-    const YEAR: i64 = 365 * DAY;
-    let pair = |big: i64, unit: char, small: i64, small_unit: char| {
-        if small == 0 { format!("{big}{unit}") } else { format!("{big}{unit}{small}{small_unit}") }
-    };
-    match seconds {
-        i64::MIN..-1 => "<invalid>".to_owned(),
-        -1..0 => "0s".to_owned(),
-        0..120 => format!("{seconds}s"),
-        120..600 => pair(seconds / MINUTE, 'm', seconds % MINUTE, 's'),
-        600..10_800 => format!("{}m", seconds / MINUTE),
-        10_800..28_800 => pair(seconds / HOUR, 'h', seconds % HOUR / MINUTE, 'm'),
-        28_800..172_800 => format!("{}h", seconds / HOUR),
-        172_800..691_200 => pair(seconds / DAY, 'd', seconds % DAY / HOUR, 'h'),
-        691_200..63_072_000 => format!("{}d", seconds / DAY),
-        63_072_000..252_288_000 => pair(seconds / YEAR, 'y', seconds % YEAR / DAY, 'd'),
-        _ => format!("{}y", seconds / YEAR),
-    }
+        .map_or_else(|| "<unknown>".to_owned(), |t| duration::short(now.duration_since(t.0).as_secs()))
 }

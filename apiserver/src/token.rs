@@ -40,7 +40,7 @@ pub struct Binding {
     /// The secret that it dies with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<Named>,
-    /// The node that the pod is on.
+    /// The node that the pod is on; without a pod, the node that it dies with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<Named>,
 }
@@ -80,8 +80,8 @@ pub enum Error {
 
 struct Remembered {
     claims: Claims,
-    /// The revisions of service account and pod at which the binding was seen to hold.
-    seen: Option<(Revision, Revision)>,
+    /// The revisions of what it is bound to at which the binding was seen to hold.
+    seen: Vec<Revision>,
 }
 
 /// Signs and verifies.
@@ -126,7 +126,7 @@ impl Tokens {
                 if all.len() >= MAX_REMEMBERED {
                     all.clear();
                 }
-                all.insert(token.to_owned(), Remembered { claims: claims.clone(), seen: None });
+                all.insert(token.to_owned(), Remembered { claims: claims.clone(), seen: Vec::new() });
                 claims
             }
         };
@@ -136,15 +136,15 @@ impl Tokens {
         Ok(claims)
     }
 
-    /// The binding was already seen to hold with service account and pod at these revisions.
-    pub fn seen(&self, token: &str, at: (Revision, Revision)) -> bool {
-        self.remembered.lock().get(token).is_some_and(|r| r.seen == Some(at))
+    /// The binding was already seen to hold with the objects at these revisions.
+    pub fn seen(&self, token: &str, at: &[Revision]) -> bool {
+        self.remembered.lock().get(token).is_some_and(|r| r.seen == at)
     }
 
-    /// Remembers that the binding holds with service account and pod at these revisions.
-    pub fn see(&self, token: &str, at: (Revision, Revision)) {
+    /// Remembers that the binding holds with the objects at these revisions.
+    pub fn see(&self, token: &str, at: Vec<Revision>) {
         if let Some(remembered) = self.remembered.lock().get_mut(token) {
-            remembered.seen = Some(at);
+            remembered.seen = at;
         }
     }
 }

@@ -100,7 +100,7 @@ async fn prepared(
     meta::prepare_create(entry, new.meta_mut(), namespace, parts::now())?;
     entry.default(&mut *new);
     entry.prepare_create(&mut *new);
-    admission::create(&*ask.parts, ask.kind(), namespace, &mut *new).await?;
+    admission::create(&*ask.parts, &ask.user, ask.kind(), namespace, &mut *new).await?;
     if track == Track::Compare {
         follow(ask, None, &mut *new, Door::Main, options)?;
     }
@@ -237,6 +237,9 @@ fn settle(
         Door::Main | Door::Scale => entry.prepare_update(new, old),
         Door::Status => entry.prepare_status(new, old),
         Door::Own => {}
+    }
+    if door != Door::Own {
+        admission::update(&ask.user, ask.kind(), door.subresource(), new, old)?;
     }
     if track == Track::Compare {
         follow(ask, Some(old), new, door, options)?;

@@ -1,6 +1,6 @@
 //! The command line: what there is to say, and its help.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -42,6 +42,7 @@ pub enum Verb {
     /// Create or change objects so that they are as the files say
     Apply(Apply),
     /// List objects, or show some
+    #[command(after_help = types())]
     Get(Get),
     /// Tell everything about an object, its events included
     Describe(Describe),
@@ -88,9 +89,9 @@ pub struct Up {
     /// Take everything down as soon as all is rolled out
     #[arg(long)]
     pub once: bool,
-    /// Give up when the rollout takes longer than this many seconds
-    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
-    pub timeout: u64,
+    /// Give up when the rollout takes longer than this
+    #[arg(long, default_value = "5m", value_name = "DURATION", value_parser = duration)]
+    pub timeout: Duration,
 }
 
 /// `orlop server`.
@@ -252,12 +253,26 @@ pub struct Delete {
     /// Seconds that a pod may take to end
     #[arg(long, value_name = "SECONDS")]
     pub grace_period: Option<i64>,
+    /// What becomes of what the objects own
+    #[arg(long, value_name = "HOW", default_value = "background")]
+    pub cascade: Cascade,
     /// Do not wait until they are gone
     #[arg(long)]
     pub no_wait: bool,
     /// It is no error when there is no such object
     #[arg(long)]
     pub ignore_not_found: bool,
+}
+
+/// What becomes of what a deleted object owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Cascade {
+    /// It is deleted afterwards
+    Background,
+    /// It is deleted before
+    Foreground,
+    /// It stays
+    Orphan,
 }
 
 /// `orlop logs`.
@@ -276,10 +291,13 @@ pub struct Logs {
     #[arg(short, long)]
     pub previous: bool,
     /// Only the last lines
-    #[arg(short = 't', long, value_name = "LINES")]
+    #[arg(long, value_name = "LINES")]
     pub tail: Option<i64>,
+    /// Only what was written in this time up to now
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub since: Option<Duration>,
     /// With the time of each line
-    #[arg(long)]
+    #[arg(short, long)]
     pub timestamps: bool,
 }
 
@@ -318,9 +336,9 @@ pub enum RolloutAction {
     Status {
         /// deployment/NAME
         what: Vec<String>,
-        /// Give up after so many seconds
-        #[arg(long, default_value_t = 600, value_name = "SECONDS")]
-        timeout: u64,
+        /// Give up after this time
+        #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration)]
+        timeout: Duration,
     },
     /// List the revisions
     History {
@@ -337,6 +355,16 @@ pub enum RolloutAction {
     },
     /// Replace all pods, a few at a time
     Restart {
+        /// deployment/NAME
+        what: Vec<String>,
+    },
+    /// Make changes without rolling them out, until resumed
+    Pause {
+        /// deployment/NAME
+        what: Vec<String>,
+    },
+    /// Roll out what was changed since the pause
+    Resume {
         /// deployment/NAME
         what: Vec<String>,
     },
@@ -359,15 +387,15 @@ pub struct Wait {
     /// TYPE NAME... or TYPE/NAME...
     #[arg(required = true, value_name = "TYPE NAME")]
     pub what: Vec<String>,
-    /// condition=NAME[=VALUE] or delete
+    /// condition=NAME[=VALUE], create or delete
     #[arg(long = "for", value_name = "WHAT")]
     pub until: String,
     /// Objects with these labels
     #[arg(short = 'l', long, value_name = "LABELS")]
     pub selector: Option<String>,
-    /// Give up after so many seconds
-    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
-    pub timeout: u64,
+    /// Give up after this time
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration)]
+    pub timeout: Duration,
 }
 
 /// `orlop image`.
@@ -422,4 +450,39 @@ pub struct Hollow {
     /// Their names start with this
     #[arg(long, default_value = "hollow-")]
     pub prefix: String,
+}
+
+/// The types of objects that there are, and what they may be called for short.
+fn types() -> String {
+    let called = |kind: &api::Kind| match kind.short {
+        [] => kind.plural.to_owned(),
+        short => format!("{} ({})", kind.plural, short.join(", ")),
+    };
+    format!("Types: {}, all", api::kinds::KINDS.iter().map(called).collect::<Vec<_>>().join(", "))
+}
+
+/// A time as people write it: `90s`, `5m`, `1h30m`; a bare number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let wrong = || format!("{text:?} is no time, such as 90s, 5m or 1h30m");
+    let duration: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
+    Duration::try_from(duration).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        for (text, seconds) in [("90", 90), ("90s", 90), ("5m", 300), ("1h30m", 5_400), ("0s", 0)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1_500)));
+        for text in ["", "soon", "-5s", "5 parsecs"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
 }

@@ -12,6 +12,9 @@ use serde_json::Value;
 /// A manifest larger than this is refused, bytes.
 const MAX_BYTES: u64 = 16 << 20;
 
+/// Of a value that is not what it should be, at most so many characters are shown.
+const GLIMPSE: usize = 60;
+
 /// One object as the user wrote it.
 #[derive(Clone, Debug)]
 pub struct Document {
@@ -94,14 +97,23 @@ pub fn parse(text: &str, source: &str, into: &mut Vec<Document>) -> Result<()> {
             Ok(body) => body,
             Err(error) => {
                 let place = error.location().map_or((line, 1), |l| (line + l.line() as usize - 1, l.column() as usize));
-                let said = error.without_snippet().to_string();
-                let said = said.split(" at line ").next().unwrap_or(&said);
-                bail!("{source}:{}:{}: {said}", place.0, place.1);
+                bail!("{source}:{}:{}: {}", place.0, place.1, complaint(&error));
             }
         };
-        collect(body, &format!("{source}:{line}"), into)?;
+        let first = chunk.lines().position(says_something).unwrap_or_default();
+        collect(body, &format!("{source}:{}", line + first), into)?;
     }
     Ok(())
+}
+
+/// What the reader says, without where (that is said before it) and without advice to programmers.
+fn complaint(error: &serde_saphyr::Error) -> String {
+    let said = error.without_snippet().to_string();
+    if said.starts_with("budget breached") {
+        return "too large, or too many lists and objects inside each other".to_owned();
+    }
+    let said = said.split(" at line ").next().unwrap_or(&said);
+    said.split(", set DuplicateKeyPolicy").next().unwrap_or(said).to_owned()
 }
 
 /// Documents with the line each starts at. A document of blank lines and comments alone is none.
@@ -109,8 +121,9 @@ fn split(text: &str) -> Vec<(usize, String)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut chunks = vec![(1, String::new())];
     for (index, line) in text.lines().enumerate() {
-        if line == "---" || line.starts_with("--- ") {
-            chunks.push((index + 2, String::new()));
+        if let Some(rest) = line.strip_prefix("---").filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t'])) {
+            // what stands behind the dashes belongs to the document
+            chunks.push((index + 1, format!("   {rest}\n")));
             continue;
         }
         if let Some((_, chunk)) = chunks.last_mut() {
@@ -118,24 +131,50 @@ fn split(text: &str) -> Vec<(usize, String)> {
             chunk.push('\n');
         }
     }
-    chunks.retain(|(_, c)| c.lines().any(|l| !l.trim().is_empty() && !l.trim_start().starts_with('#')));
+    chunks.retain(|(_, chunk)| chunk.lines().any(says_something));
     chunks
 }
 
+fn says_something(line: &str) -> bool {
+    !line.trim().is_empty() && !line.trim_start().starts_with('#')
+}
+
 fn collect(body: Value, source: &str, into: &mut Vec<Document>) -> Result<()> {
-    let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-    let Some(kind) = text("/kind") else { bail!("{source}: the object has no kind") };
-    let Some(version) = text("/apiVersion") else { bail!("{source}: the {kind} has no apiVersion") };
+    if !body.is_object() {
+        bail!("{source}: this is no object, but {}", glimpse(&body));
+    }
+    let text = |field: &str| text(&body, field).with_context(|| source.to_owned());
+    let Some(kind) = text("kind")? else { bail!("{source}: the object has no kind") };
+    let Some(version) = text("apiVersion")? else { bail!("{source}: the {kind} has no apiVersion") };
     if let Some(items) = body.pointer("/items").and_then(Value::as_array).filter(|_| kind.ends_with("List")) {
         return items.iter().try_for_each(|item| collect(item.clone(), source, into));
     }
     let Some(row) = Kind::by_manifest(&version, &kind) else {
         bail!("{source}: no kind {kind:?} in version {version:?}: `orlop get --help` lists what there is");
     };
-    let name = text("/metadata/name").or_else(|| text("/metadata/generateName"));
-    let Some(name) = name else { bail!("{source}: the {kind} has no metadata.name") };
-    into.push(Document { kind: row, name, namespace: text("/metadata/namespace"), source: source.to_owned(), body });
+    let Some(name) = text("metadata.name")? else {
+        let generated = text("metadata.generateName")?.is_some();
+        let hint = if generated { ": with metadata.generateName it would be another object every time" } else { "" };
+        bail!("{source}: the {kind} has no metadata.name{hint}");
+    };
+    let namespace = text("metadata.namespace")?;
+    into.push(Document { kind: row, name, namespace, source: source.to_owned(), body });
     Ok(())
+}
+
+/// A field that is text, and not empty.
+fn text(body: &Value, field: &str) -> Result<Option<String>> {
+    match body.pointer(&format!("/{}", field.replace('.', "/"))) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone()).filter(|t| !t.is_empty())),
+        Some(other) => bail!("{field} must be text, not {} (quotes make it text)", glimpse(other)),
+    }
+}
+
+/// The beginning of a value.
+fn glimpse(value: &Value) -> String {
+    let text = value.to_string();
+    if text.chars().count() <= GLIMPSE { text } else { text.chars().take(GLIMPSE).chain("...".chars()).collect() }
 }
 
 #[cfg(test)]
@@ -164,7 +203,18 @@ mod tests {
         let error = parsed("---\nkind: Pod\nmetadata:\n  name: a\n   b: c\n").unwrap_err().to_string();
         assert!(error.starts_with("a.yaml:5:"), "{error}");
         let error = parsed("kind: Pod\nkind: Pod\n").unwrap_err().to_string();
-        assert!(error.contains("duplicate") && error.starts_with("a.yaml:2:"), "{error}");
+        assert_eq!(error, "a.yaml:2:1: duplicate mapping key: kind");
+        let deep = format!("kind: {}{}\n", "[".repeat(200), "]".repeat(200));
+        let error = parsed(&deep).unwrap_err().to_string();
+        assert!(error.ends_with(": too large, or too many lists and objects inside each other"), "{error}");
+        let error = parsed("--- # first\n- a\n--- {kind: 7}\n").unwrap_err().to_string();
+        assert_eq!(error, "a.yaml:2: this is no object, but [\"a\"]");
+        let error = format!("{:#}", parsed("--- {kind: 7}\n").unwrap_err());
+        assert_eq!(error, "a.yaml:1: kind must be text, not 7 (quotes make it text)");
+        let error = format!("{:#}", parsed("kind: Pod\napiVersion: v1\nmetadata: {name: 7}\n").unwrap_err());
+        assert_eq!(error, "a.yaml:1: metadata.name must be text, not 7 (quotes make it text)");
+        let error = parsed("kind: Pod\napiVersion: v1\nmetadata: {generateName: a-}\n").unwrap_err().to_string();
+        assert!(error.starts_with("a.yaml:1: the Pod has no metadata.name: with metadata.generateName"), "{error}");
         let error = parsed("kind: Gizmo\napiVersion: v1\nmetadata: {name: a}\n").unwrap_err().to_string();
         assert!(error.contains("no kind \"Gizmo\" in version \"v1\""), "{error}");
     }

@@ -46,12 +46,39 @@ pub fn refused_with(error: &anyhow::Error, code: i32) -> bool {
     error.downcast_ref::<Failure>().is_some_and(|f| f.code() == code)
 }
 
+/// What went wrong with some of many objects, while the others were seen to.
+#[derive(Debug, Default)]
+pub struct Failures {
+    last: Option<anyhow::Error>,
+}
+
+impl Failures {
+    /// One more. All but the last are said at once.
+    pub fn note(&mut self, error: anyhow::Error) {
+        if let Some(before) = self.last.replace(error) {
+            tracing::error!("error: {before:#}");
+        }
+    }
+
+    /// Nothing went wrong.
+    pub fn none(&self) -> bool {
+        self.last.is_none()
+    }
+
+    /// The last, for whoever called the verb to say.
+    pub fn end(self) -> Result<()> {
+        self.last.map_or(Ok(()), Err)
+    }
+}
+
 /// A connection to the API.
 #[derive(Clone)]
 pub struct Rest {
     client: Client,
     /// The namespace to work in.
     pub namespace: String,
+    /// The command line says which; else it is that of the kubeconfig.
+    pub named_namespace: bool,
 }
 
 /// The media type of a body, and the body.
@@ -64,7 +91,8 @@ impl Rest {
         let client = client::config::from_kubeconfig(&path, None)
             .await
             .with_context(|| format!("use the credentials in {}", path.display()))?;
-        Ok(Self { namespace: target.namespace.clone().unwrap_or_else(|| "default".into()), client })
+        let namespace = target.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
+        Ok(Self { named_namespace: target.namespace.is_some(), namespace, client })
     }
 
     /// The typed client.

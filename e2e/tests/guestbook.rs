@@ -141,7 +141,7 @@ fn logs_are_followed_and_commands_run(stage: &mut Stage) -> Result<()> {
     stage.until("it is done", PATIENCE, |s| Ok(s.field("pod/talker", "{.status.phase}")? == "Succeeded"))?;
     let all = stage.orlop(&["logs", "talker", "-f"])?;
     ensure!(all.lines().count() == 3, "three lines expected:\n{all}");
-    ensure!(stage.orlop(&["logs", "talker", "-t", "1"])?.lines().count() == 1, "--tail");
+    ensure!(stage.orlop(&["logs", "talker", "--tail", "1"])?.lines().count() == 1, "--tail");
     stage.apply(&manifest::pod("server", &["serve"], ""))?;
     stage.orlop(&["wait", "pod/server", "--for", "condition=Ready"])?;
     let said = stage.try_orlop(&["exec", "server", "--", "/testapp", "exit", "7"], "");

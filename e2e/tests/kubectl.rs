@@ -15,6 +15,7 @@ const STORIES: &[Story] = &[
     ("kubectl_applies_on_the_servers_side", applies_on_the_servers_side),
     ("kubectl_follows_logs_and_runs_commands", follows_logs_and_runs_commands),
     ("kubectl_watches_tables", watches_tables),
+    ("kubectl_drains_a_node", drains_a_node),
     ("debians_kubectl_does_the_same", debians_does_the_same),
 ];
 
@@ -108,6 +109,11 @@ fn follows_logs_and_runs_commands(stage: &mut Stage) -> Result<()> {
     ensure!(said.ok && said.out == "through standard input", "{said:?}");
     let said = stage.try_kubectl(&["exec", "talker", "--", "/testapp", "exit", "5"]);
     ensure!(said.code == Some(5), "{said:?}");
+    let said = stage.try_kubectl(&["logs", "talker", "--previous"]);
+    ensure!(
+        !said.ok && said.err.contains("previous terminated container \"main\" in pod \"talker\" not found"),
+        "{said:?}"
+    );
     // script(1) gives kubectl the terminal that -t needs
     let mut script = stage.command(&std::path::PathBuf::from("script"));
     let words = format!("kubectl --namespace {} exec -it talker -- /testapp tty", stage.namespace);
@@ -128,6 +134,18 @@ fn watches_tables(stage: &mut Stage) -> Result<()> {
     ensure!(line.split_whitespace().count() >= 5, "a row of the table: {line}");
     stage.kubectl(&["delete", "pod", "seen"])?;
     watch.line_with("Terminating", PATIENCE).map(drop)
+}
+
+fn drains_a_node(stage: &mut Stage) -> Result<()> {
+    stage.apply(&manifest::web("web", 3, "one"))?;
+    stage.kubectl(&["rollout", "status", "deploy/web", "--timeout=90s"])?;
+    let said = stage.try_kubectl(&["drain", "node-2", "--ignore-daemonsets", "--timeout=90s"]);
+    ensure!(said.ok && said.out.contains("evicting pod"), "{said:?}");
+    ensure!(stage.kubectl(&["get", "node", "node-2"])?.contains("Ready,SchedulingDisabled"), "cordoned");
+    stage.kubectl(&["rollout", "status", "deploy/web", "--timeout=90s"])?;
+    let places = stage.field("pods", "{.items[*].spec.nodeName}")?;
+    ensure!(places == "node-1 node-1 node-1", "pods are on {places}");
+    stage.kubectl(&["uncordon", "node-2"]).map(drop)
 }
 
 fn debians_does_the_same(stage: &mut Stage) -> Result<()> {

@@ -163,6 +163,7 @@ fn schema(value: &Value) -> Message {
     let mut message = Message::default();
     message.text(1, &value["$ref"]);
     message.text(2, &value["format"]);
+    message.text(4, &value["description"]);
     message.texts(19, &value["required"]);
     if let Some(inner) = value.get("additionalProperties") {
         let mut item = Message::default();

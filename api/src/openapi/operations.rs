@@ -149,6 +149,9 @@ fn subresource(kind: &'static Kind, sub: Subresource) -> Path {
             three(&make("Scale", other("autoscaling", "v1", "Scale")), Some("io.k8s.api.autoscaling.v1.Scale"))
         }
         Subresource::Binding => posted(&make("Binding", other("", "v1", "Binding")), "io.k8s.api.core.v1.Binding"),
+        Subresource::Eviction => {
+            posted(&make("Eviction", other("policy", "v1", "Eviction")), "io.k8s.api.policy.v1.Eviction")
+        }
         Subresource::Token => posted(
             &make("Token", other("authentication.k8s.io", "v1", "TokenRequest")),
             "io.k8s.api.authentication.v1.TokenRequest",

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::Dialect;
-use crate::schema::{Field, List, Shape, Type};
+use crate::schema::{Field, List, Prose, Shape, Type};
 
 /// Adds a type and all that it refers to.
 pub(super) fn reach(ty: Option<&'static Type>, found: &mut Vec<&'static Type>) {
@@ -22,13 +22,17 @@ pub(super) fn reach(ty: Option<&'static Type>, found: &mut Vec<&'static Type>) {
 }
 
 /// The schema of a type.
-pub(super) fn definition(ty: &'static Type, dialect: Dialect) -> Value {
+pub(super) fn definition(ty: &'static Type, prose: &Prose, dialect: Dialect) -> Value {
     let mut schema = match &ty.alias {
         Some(alias) => shape(alias, dialect),
         None => Map::from_iter([("type".to_owned(), "object".into())]),
     };
+    describe(&mut schema, prose.of(ty));
     if !ty.fields.is_empty() {
-        let properties: Map<_, _> = ty.fields.iter().map(|f| (f.name.to_owned(), property(f, dialect))).collect();
+        let property = |(index, field): (usize, &'static Field)| {
+            (field.name.to_owned(), property(field, prose.of_field(ty, index), dialect))
+        };
+        let properties: Map<_, _> = ty.fields.iter().enumerate().map(property).collect();
         schema.insert("properties".into(), properties.into());
     }
     let required: Vec<_> = ty.fields.iter().filter(|f| f.required).map(|f| f.name).collect();
@@ -45,8 +49,15 @@ pub(super) fn definition(ty: &'static Type, dialect: Dialect) -> Value {
     schema.into()
 }
 
-fn property(field: &'static Field, dialect: Dialect) -> Value {
+fn describe(schema: &mut Map<String, Value>, text: &str) {
+    if !text.is_empty() {
+        schema.insert("description".into(), text.into());
+    }
+}
+
+fn property(field: &'static Field, text: &str, dialect: Dialect) -> Value {
     let mut extensions = Map::new();
+    describe(&mut extensions, text);
     if matches!(field.shape, Shape::List(_)) {
         let (list, keys) = match &field.list {
             List::Atomic => ("atomic", None),

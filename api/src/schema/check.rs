@@ -1,6 +1,8 @@
 //! What in a JSON document the schema does not know, or knows as another type: upstream's decoder's words
 //! (`sigs.k8s.io/json`, `encoding/json`).
 
+use std::fmt::Display;
+
 use base64::Engine as _;
 use serde_json::Value;
 
@@ -117,37 +119,40 @@ fn visit(shape: &Shape, value: &Value, at: &At<'_>, findings: &mut Findings) {
         (Shape::Int32 | Shape::IntOrString, Value::Number(n))
             if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => {}
         (Shape::Int64, Value::Number(n)) if n.is_i64() => {}
-        (Shape::Bytes, Value::String(text)) => base64(text, findings),
+        (Shape::Bytes, Value::String(text)) => base64(text, at, findings),
         (Shape::Quantity, Value::String(text)) => {
             if let Err(error) = text.parse::<Quantity>() {
-                report(error.to_string(), findings);
+                misread(at, &error, findings);
             }
         }
         (Shape::Quantity, Value::Number(n)) => {
             if let Err(error) = n.to_string().parse::<Quantity>() {
-                report(error.to_string(), findings);
+                misread(at, &error, findings);
             }
         }
         (Shape::Date, Value::String(text)) => {
             if text.parse::<jiff::Timestamp>().is_err() {
-                report(
-                    format!("parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text:?}"),
-                    findings,
-                );
+                let why = format!("parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text:?}");
+                misread(at, &why, findings);
             }
         }
         (shape, _) => mistyped(at, value, &go_type(shape), findings),
     }
 }
 
-fn base64(text: &str, findings: &mut Findings) {
+fn base64(text: &str, at: &At<'_>, findings: &mut Findings) {
     if let Err(error) = base64::engine::general_purpose::STANDARD.decode(text) {
         let offset = match error {
             base64::DecodeError::InvalidByte(offset, _) | base64::DecodeError::InvalidLastSymbol(offset, _) => offset,
             base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => text.len(),
         };
-        report(format!("illegal base64 data at input byte {offset}"), findings);
+        misread(at, &format!("illegal base64 data at input byte {offset}"), findings);
     }
+}
+
+/// A text of the right type that says nothing. Upstream's decoder leaves out which field it is.
+fn misread(at: &At<'_>, why: &dyn Display, findings: &mut Findings) {
+    report(format!("{}: {why}", at.path()), findings);
 }
 
 fn mistyped(at: &At<'_>, value: &Value, wanted: &str, findings: &mut Findings) {
@@ -276,11 +281,11 @@ mod tests {
     fn scalars_with_a_form_of_their_own_are_read() {
         let secret = Schema::named("io.k8s.api.core.v1.Secret").unwrap();
         let found = check(secret, &json!({"data": {"a": "YQ==", "b": "!"}}));
-        assert_eq!(found.wrong, ["illegal base64 data at input byte 0"]);
+        assert_eq!(found.wrong, ["data.b: illegal base64 data at input byte 0"]);
         let found = deployment(&json!({"metadata": {"creationTimestamp": "yesterday"}}));
-        assert!(found.wrong[0].starts_with("parsing time \"yesterday\""), "{:?}", found.wrong);
+        assert!(found.wrong[0].contains(": parsing time \"yesterday\""), "{:?}", found.wrong);
         let limits =
             json!({"spec": {"template": {"spec": {"containers": [{"resources": {"limits": {"cpu": "one"}}}]}}}});
-        assert!(deployment(&limits).wrong[0].starts_with("quantities must match"), "{:?}", deployment(&limits).wrong);
+        assert!(deployment(&limits).wrong[0].contains(": quantities must match"), "{:?}", deployment(&limits).wrong);
     }
 }

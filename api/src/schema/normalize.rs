@@ -1,14 +1,16 @@
 //! A document as Go's decoder understands it, so that decoding into `k8s-openapi`'s types neither fails nor differs.
 //!
-//! Go takes null for the zero value everywhere, takes a number for a quantity, and writes quantities in canonical form.
+//! Go takes null for the zero value everywhere, takes a number for a quantity, writes quantities in canonical form, and leaves
+//! out what is empty.
 
 use serde_json::{Map, Value};
 
-use super::{Shape, Type};
+use super::{Field, Shape, Type};
 use crate::quantity::Quantity;
 
 /// Brings a document that [`super::check`] found nothing wrong with into the form in which it is stored: fields that are
-/// null are gone, nulls inside lists and maps are zero values, quantities are canonical (`0.5` becomes `"500m"`).
+/// null are gone, and lists and maps that are empty and optional; nulls inside lists and maps are zero values, quantities are
+/// canonical (`0.5` becomes `"500m"`).
 pub fn normalize(ty: &'static Type, value: &mut Value) {
     if let Value::Object(map) = value {
         object(ty, map);
@@ -16,7 +18,7 @@ pub fn normalize(ty: &'static Type, value: &mut Value) {
 }
 
 fn object(ty: &'static Type, map: &mut Map<String, Value>) {
-    map.retain(|_, value| !value.is_null());
+    map.retain(|name, value| !value.is_null() && !ty.field(name).is_some_and(|field| is_omitted(field, value)));
     for (name, value) in map {
         if let Some(field) = ty.field(name) {
             visit(&field.shape, value);
@@ -58,6 +60,16 @@ fn visit(shape: &'static Shape, value: &mut Value) {
     }
 }
 
+/// Go's `omitempty`, which all optional lists and maps have.
+fn is_omitted(field: &Field, value: &Value) -> bool {
+    !field.required
+        && match (&field.shape, value) {
+            (Shape::List(_), Value::Array(items)) => items.is_empty(),
+            (Shape::Map(_), Value::Object(map)) => map.is_empty(),
+            _ => false,
+        }
+}
+
 /// Whether there is nothing inside to bring into form.
 fn is_plain(shape: &'static Shape) -> bool {
     matches!(shape.resolved(), Shape::String | Shape::Bytes | Shape::Bool | Shape::Int32 | Shape::Int64)
@@ -90,9 +102,9 @@ mod tests {
     #[test]
     fn what_go_accepts_decodes() {
         let mut pod = json!({
-            "metadata": {"name": "p", "creationTimestamp": null, "labels": {"a": null}, "annotations": null},
-            "spec": {"nodeName": null, "tolerations": null, "containers": [{
-                "name": "a", "args": ["x", null], "env": null,
+            "metadata": {"name": "p", "creationTimestamp": null, "labels": {"a": null}, "annotations": {}},
+            "spec": {"nodeName": null, "tolerations": null, "volumes": [{"name": "v", "emptyDir": {}}], "containers": [{
+                "name": "a", "args": ["x", null], "env": null, "ports": [],
                 "resources": {"limits": {"cpu": 0.5, "memory": "1024Mi", "pods": 2, "x": null}}}]},
         });
         normalize(Schema::named("io.k8s.api.core.v1.Pod").unwrap(), &mut pod);
@@ -100,7 +112,7 @@ mod tests {
             pod,
             json!({
                 "metadata": {"name": "p", "labels": {"a": ""}},
-                "spec": {"containers": [{"name": "a", "args": ["x", ""],
+                "spec": {"volumes": [{"name": "v", "emptyDir": {}}], "containers": [{"name": "a", "args": ["x", ""],
                     "resources": {"limits": {"cpu": "500m", "memory": "1Gi", "pods": "2", "x": "0"}}}]},
             })
         );

@@ -41,7 +41,7 @@ pub(super) async fn exists(
 }
 
 /// Refuses to delete a namespace that the cluster itself lives in.
-pub fn may_delete(kind: &Kind, name: &str) -> Result<(), Box<Status>> {
+pub(super) fn may_delete(kind: &Kind, name: &str) -> Result<(), Box<Status>> {
     if kind.group.is_empty() && kind.kind == "Namespace" && PERMANENT.contains(&name) {
         return Err(Box::new(status::forbidden(kind, name, "this namespace may not be deleted")));
     }

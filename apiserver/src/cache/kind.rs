@@ -257,6 +257,11 @@ impl KindCache {
         Snapshot { objects: state.objects.clone(), revision: state.revision.max(applied) }
     }
 
+    /// The changes after this revision, in order.
+    pub fn since(&self, revision: Revision) -> Result<Vec<Arc<Change>>, TooOld> {
+        self.state.read().since(revision)
+    }
+
     /// Joins the watchers. With `since`, changes after that revision come first; without, a snapshot does.
     pub fn subscribe(
         &self,
@@ -269,11 +274,7 @@ impl KindCache {
         let revision = state.revision.max(applied);
         let (snapshot, backlog) = match since {
             None => (Some(Snapshot { objects: state.objects.clone(), revision }), Vec::new()),
-            Some(since) if since < state.oldest => return Err(TooOld(state.oldest)),
-            Some(since) => {
-                let first = state.ring.partition_point(|change| change.revision <= since);
-                (None, state.ring.range(first..).cloned().collect())
-            }
+            Some(since) => (None, state.since(since)?),
         };
         state.watchers.add(Watcher { filter: Arc::clone(filter), sender });
         Ok(Subscription { revision, snapshot, backlog, receiver })
@@ -286,6 +287,14 @@ impl KindCache {
 }
 
 impl State {
+    fn since(&self, revision: Revision) -> Result<Vec<Arc<Change>>, TooOld> {
+        if revision < self.oldest {
+            return Err(TooOld(self.oldest));
+        }
+        let first = self.ring.partition_point(|change| change.revision <= revision);
+        Ok(self.ring.range(first..).cloned().collect())
+    }
+
     fn push(&mut self, change: Arc<Change>, entry: &dyn Entry) {
         self.revision = change.revision;
         self.watchers.tell(&change, entry);

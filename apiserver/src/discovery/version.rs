@@ -10,7 +10,7 @@ pub fn info() -> Info {
     Info {
         major: "1".into(),
         minor: "37".into(),
-        git_version: format!("{KUBERNETES}+orlop{}", env!("CARGO_PKG_VERSION")),
+        git_version: format!("{KUBERNETES}+orlop.{}", env!("CARGO_PKG_VERSION")),
         git_commit: String::new(),
         git_tree_state: "clean".into(),
         build_date: "1970-01-01T00:00:00Z".into(),

@@ -23,7 +23,7 @@ const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
 
 /// What became of one delete.
-enum Gone {
+pub enum Gone {
     /// It is no more; this was its uid.
     Now(String),
     /// It will go; this is how it is now.
@@ -83,12 +83,13 @@ fn invalid(text: &str) -> Box<Status> {
     Box::new(api::status::failure(422, "Invalid", format!("DeleteOptions.meta.k8s.io \"\" is invalid: {text}")))
 }
 
-async fn run(ask: &Ask, options: &DeleteOptions) -> Answer<Gone> {
-    admission::may_delete(ask.kind(), ask.target.name())?;
+/// Deletes the object that the path names, or marks it for its end.
+pub async fn run(ask: &Ask, options: &DeleteOptions) -> Answer<Gone> {
     let dry_run = query::dry_run(options.dry_run.iter().flatten().map(String::as_str))?;
     let mut item = ask.item().await?;
     for _ in 0..ATTEMPTS {
         let old = write::decoded(ask, &item)?;
+        admission::delete(&ask.user, ask.kind(), &*old)?;
         precondition(ask, options, &*old)?;
         let uid = old.meta().uid.clone().unwrap_or_default();
         let mut new = old.boxed();

@@ -3,7 +3,7 @@
 use api::{
     managed,
     patch::{self, json, merge, strategic},
-    schema::{Schema, Type},
+    schema::{Schema, Type, normalize},
 };
 use bytes::Bytes;
 use http::StatusCode;
@@ -69,7 +69,7 @@ pub async fn patch(ask: &Ask, bytes: &Bytes, door: Door) -> Answer<Response> {
     let mut warnings = Vec::new();
     let stored = write::update(ask, door, &options, Track::Compare, |old| {
         let mut value = old.to_value().map_err(internal)?;
-        patch.apply(&mut value).map_err(|error| unfit(ask, &error))?;
+        patch.apply(&mut value).map_err(|error| unfit(&error))?;
         warnings.clear();
         body::object(&*ask.entry, value, duplicates.clone(), options.validation, &mut warnings)
     })
@@ -79,12 +79,11 @@ pub async fn patch(ask: &Ask, bytes: &Bytes, door: Door) -> Answer<Response> {
     Ok(response)
 }
 
-fn unfit(ask: &Ask, error: &patch::Error) -> Box<Status> {
+fn unfit(error: &patch::Error) -> Box<Status> {
     match error {
         patch::Error::Malformed(why) => Box::new(api::status::bad_request(why)),
-        patch::Error::Unfit(why) => {
-            Box::new(api::status::about(ask.kind(), ask.target.name(), api::status::failure(422, "Invalid", why)))
-        }
+        // without details: kubectl shows the message only of those that have none
+        patch::Error::Unfit(why) => Box::new(api::status::failure(422, "Invalid", why)),
     }
 }
 
@@ -96,11 +95,12 @@ async fn apply(ask: &Ask, bytes: &Bytes, door: Door, options: &WriteOptions) -> 
         return Err(Box::new(api::status::failure(422, "Invalid", text)));
     }
     let ty = Schema::of(ask.kind()).ok_or_else(|| internal("the kind has no schema to apply with"))?;
-    let (applied, duplicates) = body::yaml(bytes)?;
+    let (mut applied, duplicates) = body::yaml(bytes)?;
     let mut warnings = Vec::new();
     // strict decoding of what was sent; the merged object is decoded again below
     body::object(&*ask.entry, applied.clone(), duplicates, options.validation, &mut warnings)?;
     named(ask, &applied)?;
+    normalize(ty, &mut applied);
     let merge = |live: Option<&Value>| -> Answer<Box<dyn Stored>> {
         let (api_version, now) = (ask.kind().api_version(), parts::now().to_string());
         let subresource = if door == Door::Status { "status" } else { "" };

@@ -205,7 +205,7 @@ fn judge(parts: &Parts, user: &User, spec: &SubjectAccessReviewSpec) -> Answer<S
             subresource: &subresource,
             namespace: &namespace,
             name: &name,
-            path: "",
+            ..Attributes::default()
         };
         parts.authz.decide(&parts.cache, user, &what)
     } else if let Some(r) = &spec.non_resource_attributes {

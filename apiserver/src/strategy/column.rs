@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use api::duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
-use super::{Cell, Column, age, short_duration};
+use super::{Cell, Column, age};
 
 /// The name of the object.
 pub(super) const NAME: Column = Column {
@@ -63,7 +64,7 @@ pub(super) fn or_none(text: Option<&str>) -> Cell {
 
 /// Time since then, `<unknown>` when never.
 pub(super) fn since(then: Option<&Time>, now: Timestamp) -> String {
-    then.map_or_else(|| "<unknown>".to_owned(), |t| short_duration(now.duration_since(t.0).as_secs()))
+    then.map_or_else(|| "<unknown>".to_owned(), |t| duration::short(now.duration_since(t.0).as_secs()))
 }
 
 /// The cells of [`CONTAINERS`] and [`IMAGES`].

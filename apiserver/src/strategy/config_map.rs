@@ -33,7 +33,7 @@ impl Strategy for ConfigMaps {
             total += value.0.len();
         }
         if total > MAX_BYTES {
-            errors.push(Error::too_long(&Path::new(""), MAX_BYTES));
+            errors.push(Error::too_long(&Path::new("data"), MAX_BYTES));
         }
         errors
     }

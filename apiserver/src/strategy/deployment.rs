@@ -1,16 +1,13 @@
 //! Deployment: a number of equal pods, and how to get from one version of them to the next.
 
-use api::{
-    field::{Error, Errors, Path},
-    selector::Selector,
-};
+use api::field::{Error, Errors, Path};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
-    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+    apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::{Cell, Column, Scale, Strategy, column, pod, rules};
+use super::{Cell, Column, Scale, Strategy, column, pod, rules, selector};
 
 /// The strategy of Deployments.
 pub struct Deployments;
@@ -32,11 +29,6 @@ static COLUMNS: &[Column] = &[
     column::IMAGES,
     column::wide("Selector", "Label selector for pods."),
 ];
-
-/// The string form of a selector; empty where it cannot be read.
-pub(super) fn selector_text(selector: &LabelSelector) -> String {
-    Selector::from_label_selector(Some(selector)).map(|s| s.to_string()).unwrap_or_default()
-}
 
 fn default_strategy(strategy: &mut DeploymentStrategy) {
     let kind = strategy.type_.get_or_insert_default();
@@ -106,7 +98,7 @@ fn validate_spec(spec: &DeploymentSpec) -> Errors {
     let mut errors = Errors::new();
     let path = Path::new("spec");
     rules::non_negative(&mut errors, &path.child("replicas"), spec.replicas.map(i64::from));
-    validate_selector(&spec.selector, &path, &mut errors, "deployment");
+    selector::validate(&spec.selector, &mut errors);
     pod::validate_template(Some(&spec.template), &spec.selector, &path.child("template"), &mut errors);
     if let Some(strategy) = &spec.strategy {
         validate_strategy(strategy, &path.child("strategy"), &mut errors);
@@ -120,15 +112,6 @@ fn validate_spec(spec: &DeploymentSpec) -> Errors {
         errors.push(Error::invalid(&deadline, seconds, "must be greater than minReadySeconds"));
     }
     errors
-}
-
-/// A controller's selector: readable, and never everything.
-pub(super) fn validate_selector(selector: &LabelSelector, spec: &Path, errors: &mut Errors, kind: &str) {
-    let path = spec.child("selector");
-    rules::label_selector(errors, &path, selector);
-    if rules::selects_everything(selector) {
-        errors.push(Error::invalid(&path, selector, format!("empty selector is invalid for {kind}")));
-    }
 }
 
 impl Strategy for Deployments {
@@ -165,10 +148,7 @@ impl Strategy for Deployments {
     }
 
     fn validate_update(&self, new: &Deployment, old: &Deployment) -> Errors {
-        let mut errors = Errors::new();
-        let path = Path::new("spec").child("selector");
-        rules::immutable(&mut errors, &path, &new.spec.selector, &old.spec.selector);
-        errors
+        selector::stays(&new.spec.selector, &old.spec.selector)
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -189,7 +169,7 @@ impl Strategy for Deployments {
             column::aged(&object.metadata, now),
             containers,
             images,
-            column::cell(selector_text(&spec.selector)),
+            column::cell(selector::text(&spec.selector)),
         ]
     }
 
@@ -198,7 +178,7 @@ impl Strategy for Deployments {
             replicas: |d| d.spec.replicas.unwrap_or(1),
             set_replicas: |d, count| d.spec.replicas = Some(count),
             observed: |d| d.status.as_ref().and_then(|s| s.replicas).unwrap_or_default(),
-            selector: |d| selector_text(&d.spec.selector),
+            selector: |d| selector::text(&d.spec.selector),
         })
     }
 }

@@ -1,5 +1,8 @@
 //! What the four kinds of RBAC share: rules, subjects, the role that a binding grants.
 
+pub mod binding;
+pub mod role;
+
 use api::field::{Error, Errors, Path};
 use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef, Subject};
 

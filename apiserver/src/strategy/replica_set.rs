@@ -4,7 +4,7 @@ use api::field::{Errors, Path};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 
-use super::{Cell, Column, FieldOf, Scale, Strategy, column, deployment, pod, rules};
+use super::{Cell, Column, FieldOf, Scale, Strategy, column, pod, rules, selector};
 
 /// The strategy of ReplicaSets.
 pub struct ReplicaSets;
@@ -57,16 +57,13 @@ impl Strategy for ReplicaSets {
         let path = Path::new("spec");
         rules::non_negative(&mut errors, &path.child("replicas"), spec.replicas.map(i64::from));
         rules::non_negative(&mut errors, &path.child("minReadySeconds"), spec.min_ready_seconds.map(i64::from));
-        deployment::validate_selector(&spec.selector, &path, &mut errors, "deployment");
+        selector::validate(&spec.selector, &mut errors);
         pod::validate_template(spec.template.as_ref(), &spec.selector, &path.child("template"), &mut errors);
         errors
     }
 
     fn validate_update(&self, new: &ReplicaSet, old: &ReplicaSet) -> Errors {
-        let mut errors = Errors::new();
-        let path = Path::new("spec").child("selector");
-        rules::immutable(&mut errors, &path, &new.spec.selector, &old.spec.selector);
-        errors
+        selector::stays(&new.spec.selector, &old.spec.selector)
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -85,7 +82,7 @@ impl Strategy for ReplicaSets {
             column::aged(&object.metadata, now),
             containers,
             images,
-            column::or_none(Some(&deployment::selector_text(&spec.selector))),
+            column::or_none(Some(&selector::text(&spec.selector))),
         ]
     }
 
@@ -98,7 +95,7 @@ impl Strategy for ReplicaSets {
             replicas: |r| r.spec.replicas.unwrap_or(1),
             set_replicas: |r, count| r.spec.replicas = Some(count),
             observed,
-            selector: |r| deployment::selector_text(&r.spec.selector),
+            selector: |r| selector::text(&r.spec.selector),
         })
     }
 }

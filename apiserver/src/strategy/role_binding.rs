@@ -1,60 +1,20 @@
 //! RoleBinding: who may do what a role says, inside one namespace.
 
-use api::field::Errors;
-use jiff::Timestamp;
-use k8s_openapi::api::rbac::v1::RoleBinding;
+use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject};
 
-use super::{Cell, Column, NameRule, Strategy, column, rbac};
+use super::rbac::binding::{Binding, Bindings};
 
 /// The strategy of RoleBindings.
-pub struct RoleBindings;
+pub type RoleBindings = Bindings<RoleBinding>;
 
-static COLUMNS: &[Column] = &[
-    column::NAME,
-    column::text("Role", "The role that is granted."),
-    column::AGE,
-    column::wide("Users", "The users that it is granted to."),
-    column::wide("Groups", "The groups that it is granted to."),
-    column::wide("ServiceAccounts", "The service accounts that it is granted to."),
-];
+impl Binding for RoleBinding {
+    const ROLES: &'static [&'static str] = &["Role", "ClusterRole"];
 
-impl Strategy for RoleBindings {
-    type Object = RoleBinding;
-
-    fn default(&self, object: &mut RoleBinding) {
-        rbac::default_binding(&mut object.role_ref, object.subjects.as_mut());
+    fn parts(&self) -> (&RoleRef, Option<&Vec<Subject>>) {
+        (&self.role_ref, self.subjects.as_ref())
     }
 
-    fn validate(&self, object: &RoleBinding) -> Errors {
-        rbac::validate_binding(&object.role_ref, object.subjects.as_ref(), &["Role", "ClusterRole"])
-    }
-
-    fn validate_update(&self, new: &RoleBinding, old: &RoleBinding) -> Errors {
-        rbac::same_role(&new.role_ref, &old.role_ref)
-    }
-
-    fn name_rule(&self) -> NameRule {
-        NameRule::PathSegment
-    }
-
-    fn columns(&self) -> &'static [Column] {
-        COLUMNS
-    }
-
-    fn row(&self, object: &RoleBinding, now: Timestamp) -> Vec<Cell> {
-        let role = &object.role_ref;
-        let [users, groups, accounts] = rbac::subjects(object.subjects.as_ref());
-        vec![
-            column::name(&object.metadata),
-            column::cell(format!("{}/{}", role.kind, role.name)),
-            column::aged(&object.metadata, now),
-            users,
-            groups,
-            accounts,
-        ]
-    }
-
-    fn create_on_update(&self) -> bool {
-        true
+    fn parts_mut(&mut self) -> (&mut RoleRef, Option<&mut Vec<Subject>>) {
+        (&mut self.role_ref, self.subjects.as_mut())
     }
 }

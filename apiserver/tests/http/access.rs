@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::cluster::{Cluster, ask};
 
-const CORE: &str = "/api/v1/namespaces/default";
+pub const CORE: &str = "/api/v1/namespaces/default";
 
 type Sending = http_body_util::combinators::BoxBody<bytes::Bytes, std::convert::Infallible>;
 
@@ -66,11 +66,11 @@ pub async fn remote(
     (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
 }
 
-fn text<'a>(value: &'a Value, at: &str) -> &'a str {
+pub fn text<'a>(value: &'a Value, at: &str) -> &'a str {
     value.pointer(at).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn get(path: &str) -> (&str, &str, Value) {
+pub fn get(path: &str) -> (&str, &str, Value) {
     ("GET", path, Value::Null)
 }
 
@@ -87,35 +87,6 @@ async fn nobody_gets_more_than_health() {
         "pods is forbidden: User \"system:anonymous\" cannot list resource \"pods\" in API group \"\" at the cluster scope"
     );
     assert_eq!(remote(&cluster, None, "forged", get("/version")).await.0, StatusCode::UNAUTHORIZED);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_holds_as_long_as_what_it_is_bound_to() {
-    let cluster = Cluster::start().await;
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}});
-    cluster.create(&format!("{CORE}/serviceaccounts"), account.clone()).await;
-    let request = json!({"spec": {"audiences": []}});
-    let made = cluster.create(&format!("{CORE}/serviceaccounts/robot/token"), request.clone()).await;
-    let token = text(&made, "/status/token");
-    let list = format!("{CORE}/configmaps");
-    let (code, status) = remote(&cluster, None, token, get(&list)).await;
-    assert_eq!(code, StatusCode::FORBIDDEN);
-    assert!(text(&status, "/message").contains("system:serviceaccount:default:robot"), "{status}");
-    let (head, signature) = token.rsplit_once('.').unwrap();
-    let forged = format!("{head}.{}", signature.chars().rev().collect::<String>());
-    assert_eq!(remote(&cluster, None, &forged, get(&list)).await.0, StatusCode::UNAUTHORIZED);
-    // another account of the same name is another account
-    assert_eq!(cluster.ask("DELETE", &format!("{CORE}/serviceaccounts/robot"), Value::Null).await.0, StatusCode::OK);
-    assert_eq!(remote(&cluster, None, token, get(&list)).await.0, StatusCode::UNAUTHORIZED);
-    cluster.create(&format!("{CORE}/serviceaccounts"), account).await;
-    assert_eq!(remote(&cluster, None, token, get(&list)).await.0, StatusCode::UNAUTHORIZED);
-    let other = json!({"spec": {"audiences": ["elsewhere"]}});
-    let made = cluster.create(&format!("{CORE}/serviceaccounts/robot/token"), other).await;
-    let elsewhere = text(&made, "/status/token");
-    assert_eq!(remote(&cluster, None, elsewhere, get(&list)).await.0, StatusCode::UNAUTHORIZED);
-    let short = json!({"spec": {"expirationSeconds": 5}});
-    let (code, _) = cluster.ask("POST", &format!("{CORE}/serviceaccounts/robot/token"), short).await;
-    assert_eq!(code, StatusCode::UNPROCESSABLE_ENTITY);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,42 +114,6 @@ async fn a_machine_joins_with_the_token_and_speaks_as_its_node() {
     assert_eq!(code, StatusCode::FORBIDDEN);
     assert!(text(&status, "/message").contains("node \"n1\" is not allowed to modify node \"n2\""), "{status}");
     assert_eq!(remote(&cluster, identity, "", get("/api/v1/secrets")).await.0, StatusCode::FORBIDDEN);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_reads_what_its_pods_refer_to() {
-    let cluster = Cluster::start().await;
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-    cluster.create(&format!("{CORE}/serviceaccounts"), account).await;
-    for name in ["used", "other"] {
-        let secret =
-            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {"a": "b"}});
-        cluster.create(&format!("{CORE}/secrets"), secret).await;
-    }
-    let pod = json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "p"},
-        "spec": {
-            "nodeName": "n1",
-            "containers": [{"name": "c", "image": "nginx", "envFrom": [{"secretRef": {"name": "used"}}]}],
-        },
-    });
-    cluster.create(&format!("{CORE}/pods"), pod).await;
-    let as_node = |name: &str, path: String| {
-        let service = cluster.server.local(User::new(&format!("system:node:{name}"), &["system:nodes"]));
-        async move { ask(service, "GET", &path, "application/json", Value::Null).await.0 }
-    };
-    assert_eq!(as_node("n1", format!("{CORE}/secrets/used")).await, StatusCode::OK);
-    assert_eq!(as_node("n1", format!("{CORE}/secrets/other")).await, StatusCode::FORBIDDEN);
-    assert_eq!(as_node("n2", format!("{CORE}/secrets/used")).await, StatusCode::FORBIDDEN);
-    let token = |name: &str| {
-        let service = cluster.server.local(User::new(&format!("system:node:{name}"), &["system:nodes"]));
-        let path = format!("{CORE}/serviceaccounts/default/token");
-        async move { ask(service, "POST", &path, "application/json", json!({"spec": {}})).await.0 }
-    };
-    assert_eq!(token("n1").await, StatusCode::CREATED);
-    assert_eq!(token("n2").await, StatusCode::FORBIDDEN);
 }
 
 #[tokio::test(flavor = "multi_thread")]

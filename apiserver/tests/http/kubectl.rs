@@ -82,6 +82,15 @@ async fn mistakes_are_named() {
     refused(&cluster.kubectl("apply -f -", &name).await, "metadata.name: Invalid value: \"Web_\"");
     refused(&cluster.kubectl("apply -n nowhere -f -", DEPLOYMENT).await, "namespaces \"nowhere\" not found");
     refused(&cluster.kubectl("delete namespace default", "").await, "forbidden");
+    let quantity = DEPLOYMENT.replace("ports:", "resources: {limits: {cpu: lots}}, ports:");
+    let field = "spec.template.spec.containers[0].resources.limits.cpu: quantities must match";
+    refused(&cluster.kubectl("apply -f -", &quantity).await, field);
+    fine(&cluster.kubectl("create configmap a --from-literal=a=b", "").await, "created");
+    let patch = r#"patch configmap a --type=json -p=[{"op":"test","path":"/data/a","value":"c"}]"#;
+    refused(
+        &cluster.kubectl(patch, "").await,
+        "The request is invalid: the server rejected our request due to an error",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,7 +102,9 @@ async fn config_and_rbac_verbs_work() {
     fine(&cluster.kubectl("create token robot -n team", "").await, ".");
     fine(&cluster.kubectl("create deployment shop --image=nginx --replicas=0 -n team", "").await, "created");
     fine(&cluster.kubectl("get deployment shop -n team -o jsonpath={.spec.replicas}", "").await, "0");
-    fine(&cluster.kubectl("explain deployment.spec.replicas", "").await, "FIELD: replicas <integer>");
+    let replicas = cluster.kubectl("explain deployment.spec.replicas", "").await;
+    fine(&replicas, "FIELD: replicas <integer>");
+    fine(&replicas, "Number of desired pods. This is a pointer to distinguish between explicit");
     fine(
         &cluster.kubectl("auth can-i --list --as=system:serviceaccount:team:robot", "").await,
         "selfsubjectaccessreviews",

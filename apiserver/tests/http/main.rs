@@ -6,5 +6,7 @@ mod access;
 mod cluster;
 mod kubectl;
 mod node;
+mod restriction;
 mod semantics;
+mod tokens;
 mod watch;

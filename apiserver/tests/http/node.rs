@@ -17,7 +17,7 @@ use super::{access, cluster::Cluster};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
-/// Joins as node `n1` and serves: GET echoes the path; an upgrade echoes every byte.
+/// Joins as node `n1` and serves: GET echoes the path, but there is no previous container; an upgrade echoes every byte.
 async fn node(cluster: &Cluster) -> u16 {
     let key = rcgen::KeyPair::generate().unwrap();
     let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
@@ -58,7 +58,12 @@ async fn node(cluster: &Cluster) -> u16 {
 async fn agent(mut request: Request<Incoming>) -> Result<http::Response<Full<bytes::Bytes>>, std::convert::Infallible> {
     if request.headers().get("upgrade").is_none() {
         let text = request.uri().to_string();
-        return Ok(http::Response::new(Full::new(text.into())));
+        let mut response = http::Response::new(Full::new(text.clone().into()));
+        if text.contains("previous=true") {
+            *response.body_mut() = Full::new("previous terminated container \"a\" in pod \"p\" not found".into());
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+        }
+        return Ok(response);
     }
     let path = request.uri().to_string();
     let upgrade = hyper::upgrade::on(&mut request);
@@ -108,6 +113,10 @@ async fn logs_come_from_the_node() {
     let (code, status) = cluster.ask("GET", &format!("{PODS}/p/log?container=c"), Value::Null).await;
     assert_eq!(code, StatusCode::BAD_REQUEST);
     assert_eq!(status.pointer("/message"), Some(&json!("container c is not valid for pod p")));
+    let (code, status) = cluster.ask("GET", &format!("{PODS}/p/log?container=a&previous=true"), Value::Null).await;
+    assert_eq!((code, status.pointer("/reason")), (StatusCode::BAD_REQUEST, Some(&json!("BadRequest"))));
+    let message = "previous terminated container \"a\" in pod \"p\" not found";
+    assert_eq!(status.pointer("/message"), Some(&json!(message)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
+use store::Backend as _;
 
 use super::cluster::{Cluster, ask};
 
@@ -59,6 +60,53 @@ async fn pages_are_of_one_revision() {
     assert_eq!(names(&chosen), ["a", "cc"]);
     let one = cluster.get(&format!("{MAPS}?fieldSelector=metadata.name%3Dcc")).await;
     assert_eq!(names(&one), ["cc"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_outlives_its_revision_goes_on_as_things_are() {
+    let store = std::sync::Arc::new(store::Memory::new());
+    let cluster = Cluster::on(store.clone()).await;
+    for name in ["a", "b", "c"] {
+        cluster.create(MAPS, map(name)).await;
+    }
+    let first = cluster.get(&format!("{MAPS}?limit=1")).await;
+    assert_eq!(cluster.ask("DELETE", &format!("{MAPS}/b"), Value::Null).await.0, StatusCode::OK);
+    let newest = cluster.create(MAPS, map("d")).await;
+    store.compact(text(&newest, "/metadata/resourceVersion").parse().unwrap()).await.unwrap();
+    let token = text(&first, "/metadata/continue");
+    let (code, status) = cluster.ask("GET", &format!("{MAPS}?limit=5&continue={token}"), Value::Null).await;
+    assert_eq!((code, text(&status, "/reason")), (StatusCode::GONE, "Expired"), "{status}");
+    assert!(text(&status, "/message").starts_with("The provided continue parameter is too old"), "{status}");
+    let token = text(&status, "/metadata/continue");
+    let rest = cluster.get(&format!("{MAPS}?limit=5&continue={token}")).await;
+    assert_eq!(names(&rest), ["c", "d"]);
+    let revision = text(&first, "/metadata/resourceVersion");
+    let (code, status) =
+        cluster.ask("GET", &format!("{MAPS}?resourceVersion={revision}&resourceVersionMatch=Exact"), Value::Null).await;
+    assert_eq!((code, text(&status, "/reason")), (StatusCode::GONE, "Expired"), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_are_stored_as_go_would_write_them() {
+    let cluster = Cluster::start().await;
+    let sent = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "a", "annotations": {}, "labels": null, "creationTimestamp": null},
+        "data": {"a": null}, "binaryData": {},
+    });
+    let made = cluster.create(MAPS, sent.clone()).await;
+    assert_eq!(made.pointer("/data"), Some(&json!({"a": ""})));
+    for empty in ["/metadata/annotations", "/metadata/labels", "/binaryData"] {
+        assert_eq!(made.pointer(empty), None, "{empty}");
+    }
+    let path = format!("{MAPS}/a?fieldManager=me");
+    let (code, applied) = cluster.patch(&path, "application/apply-patch+yaml", sent).await;
+    assert_eq!(code, StatusCode::OK, "{applied}");
+    assert_eq!(applied.pointer("/metadata/annotations"), None);
+    // a namespace that means nothing is forgotten
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "b", "namespace": "default"}});
+    let made = cluster.create("/api/v1/namespaces", namespace).await;
+    assert_eq!(made.pointer("/metadata/namespace"), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,13 +1,13 @@
 //! `orlop apply`: makes objects be as the files say, by server-side apply.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use http::Method;
 use serde_json::Value;
 
 use crate::{
     args::Apply,
     manifest::{self, Document},
-    rest::{JSON, Rest, query, refused_with},
+    rest::{Failures, JSON, Rest, query, refused_with},
     subject,
 };
 
@@ -17,20 +17,28 @@ pub const FIELD_MANAGER: &str = "orlop";
 /// Reads everything first: nothing is sent unless all files can be read.
 pub async fn run(rest: &Rest, args: &Apply, out: &mut impl std::io::Write) -> Result<()> {
     let documents = manifest::read_all(&args.from.files, args.from.recursive)?;
-    let mut failed = Vec::new();
+    documents.iter().filter(|_| rest.named_namespace).try_for_each(|document| same_namespace(rest, document))?;
+    let mut failures = Failures::default();
     for document in &documents {
         match apply(rest, document, args.force_conflicts, args.dry_run).await {
             Ok(done) => writeln!(out, "{} {done}", document.title()).context("print")?,
-            Err(error) => failed.push(error.context(format!("{}: {}", document.source, document.title()))),
+            Err(error) => failures.note(error.context(format!("{}: {}", document.source, document.title()))),
         }
     }
-    // the first is returned and printed by main; the others are said here
-    let mut failed = failed.into_iter();
-    let first = failed.next();
-    for error in failed {
-        writeln!(out, "error: {error:#}").context("print")?;
+    failures.end()
+}
+
+/// An object that says where it lives lives there: `--namespace` is for those that do not say.
+fn same_namespace(rest: &Rest, document: &Document) -> Result<()> {
+    match document.namespace.as_ref().filter(|own| document.kind.namespaced() && **own != rest.namespace) {
+        Some(own) => bail!(
+            "{}: the namespace of {} is {own:?}, not {:?}: leave --namespace out, or pass --namespace={own}",
+            document.source,
+            document.title(),
+            rest.namespace
+        ),
+        None => Ok(()),
     }
-    first.map_or(Ok(()), Err)
 }
 
 /// Applies one object and tells what that did, in kubectl's words.

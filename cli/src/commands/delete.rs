@@ -11,9 +11,9 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    args::Delete,
+    args::{Cascade, Delete},
     manifest::{self, title},
-    rest::{JSON, Rest, refused_with},
+    rest::{Failures, JSON, Rest, refused_with},
     subject,
 };
 
@@ -32,16 +32,16 @@ pub async fn run(rest: &Rest, args: &Delete, out: &mut impl Write) -> Result<()>
         let named = subject::resolve(rest, &args.what, args.selector.as_deref(), args.all).await?;
         doomed.extend(named.into_iter().map(|(kind, name)| (kind, rest.namespace.clone(), name)));
     }
-    let mut waiting = Vec::new();
+    let (mut waiting, mut failures) = (Vec::new(), Failures::default());
     for (kind, namespace, name) in doomed {
         let path = subject::path(kind, &namespace, &name);
-        match delete(rest, &path, args.grace_period).await {
+        match delete(rest, &path, args).await {
             Ok(uid) => {
                 writeln!(out, "{} deleted", quoted(kind, &name)).context("print")?;
                 waiting.push((kind, name, path, uid));
             }
             Err(error) if args.ignore_not_found && refused_with(&error, 404) => {}
-            Err(error) => return Err(error),
+            Err(error) => failures.note(error),
         }
     }
     if !args.no_wait {
@@ -51,7 +51,7 @@ pub async fn run(rest: &Rest, args: &Delete, out: &mut impl Write) -> Result<()>
                 .with_context(|| format!("wait for {} to be gone", title(kind, &name)))?;
         }
     }
-    Ok(())
+    failures.end()
 }
 
 /// `pod "web-1"`.
@@ -60,10 +60,15 @@ fn quoted(kind: &Kind, name: &str) -> String {
     format!("{}{group} {name:?}", kind.singular)
 }
 
-/// Deletes one object in the background way; returns its uid.
-async fn delete(rest: &Rest, path: &str, grace: Option<i64>) -> Result<String> {
-    let mut options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"});
-    if let Some(seconds) = grace {
+/// Deletes one object; returns its uid.
+async fn delete(rest: &Rest, path: &str, args: &Delete) -> Result<String> {
+    let policy = match args.cascade {
+        Cascade::Background => "Background",
+        Cascade::Foreground => "Foreground",
+        Cascade::Orphan => "Orphan",
+    };
+    let mut options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": policy});
+    if let Some(seconds) = args.grace_period {
         options["gracePeriodSeconds"] = seconds.into();
     }
     let payload = Some((JSON, serde_json::to_vec(&options).context("write JSON")?));

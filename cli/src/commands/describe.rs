@@ -154,7 +154,8 @@ fn print_events(events: &[Event], now: Timestamp, out: &mut impl Write) -> Resul
     events.sort_by_key(|e| when(e));
     let mut rows = vec![["  Type", "Reason", "Age", "From", "Message"].map(str::to_owned).to_vec()];
     for event in events {
-        let age = when(event).map_or_else(|| "<unknown>".into(), |t| short(now.duration_since(t).as_secs()));
+        let age =
+            when(event).map_or_else(|| "<unknown>".into(), |t| api::duration::short(now.duration_since(t).as_secs()));
         let count = event.count.filter(|c| *c > 1).map_or_else(String::new, |c| format!(" (x{c})"));
         let source = event.source.as_ref().and_then(|s| s.component.clone()).or(event.reporting_component.clone());
         rows.push(vec![
@@ -167,11 +168,6 @@ fn print_events(events: &[Event], now: Timestamp, out: &mut impl Write) -> Resul
     }
     writeln!(out, "Events:").context("print")?;
     Columns::default().print(out, &rows).context("print")
-}
-
-/// Seconds as the API server's tables shorten them.
-fn short(seconds: i64) -> String {
-    apiserver::strategy::short_duration(seconds)
 }
 
 #[cfg(test)]

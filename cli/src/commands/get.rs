@@ -12,7 +12,7 @@ use crate::{
     args::Get,
     manifest::title,
     output::{Columns, Format, Table, print_object},
-    rest::{JSON, Rest, TABLE, query},
+    rest::{Failures, JSON, Rest, TABLE, query, refused_with},
     subject::{self, Subject},
 };
 
@@ -22,10 +22,14 @@ const PAGE: &str = "500";
 /// Runs the verb.
 pub async fn run(rest: &Rest, args: &Get, out: &mut impl Write) -> Result<()> {
     let subjects = subject::parse(&args.what)?;
+    let mut failures = Failures::default();
     match args.output {
-        Some(Format::Yaml | Format::Json | Format::Name) if !args.watch => objects(rest, args, &subjects, out).await,
-        _ => tables(rest, args, &subjects, out).await,
+        Some(Format::Yaml | Format::Json | Format::Name) if !args.watch => {
+            objects(rest, args, &subjects, &mut failures, out).await?;
+        }
+        _ => tables(rest, args, &subjects, &mut failures, out).await?,
     }
+    failures.end()
 }
 
 /// The paths to ask: one per name, or one for the list.
@@ -42,13 +46,26 @@ fn selectors(args: &Get) -> Vec<(&str, &str)> {
     labels.into_iter().chain(args.field_selector.as_deref().map(|s| ("fieldSelector", s))).collect()
 }
 
-async fn objects(rest: &Rest, args: &Get, subjects: &[Subject], out: &mut impl Write) -> Result<()> {
+async fn objects(
+    rest: &Rest,
+    args: &Get,
+    subjects: &[Subject],
+    failures: &mut Failures,
+    out: &mut impl Write,
+) -> Result<()> {
     let format = args.output.unwrap_or(Format::Yaml);
     let mut items: Vec<Value> = Vec::new();
     let mut single = false;
     for subject in subjects {
         for path in paths(rest, args, subject) {
-            let mut answer: Value = rest.get(&format!("{path}{}", query(&selectors(args)))).await?;
+            let mut answer: Value = match rest.get(&format!("{path}{}", query(&selectors(args)))).await {
+                Ok(answer) => answer,
+                Err(error) if !subject.names.is_empty() && refused_with(&error, 404) => {
+                    failures.note(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             if subject.names.is_empty() {
                 let typed = |mut item: Value| {
                     item["apiVersion"] = subject.kind.api_version().into();
@@ -74,6 +91,7 @@ async fn objects(rest: &Rest, args: &Get, subjects: &[Subject], out: &mut impl W
         return Ok(());
     }
     match items.pop() {
+        None if single || subjects.iter().any(|s| !s.names.is_empty()) => Ok(()),
         Some(one) if single => print_object(out, &one, format),
         last => {
             items.extend(last);
@@ -82,14 +100,20 @@ async fn objects(rest: &Rest, args: &Get, subjects: &[Subject], out: &mut impl W
     }
 }
 
-async fn tables(rest: &Rest, args: &Get, subjects: &[Subject], out: &mut impl Write) -> Result<()> {
+async fn tables(
+    rest: &Rest,
+    args: &Get,
+    subjects: &[Subject],
+    failures: &mut Failures,
+    out: &mut impl Write,
+) -> Result<()> {
     let several = subjects.len() > 1;
     let mut shown = 0;
     let mut revision = String::new();
     let mut columns = Columns::default();
     for subject in subjects {
         let prefix = if several { title(subject.kind, "") } else { String::new() };
-        let table = whole_table(rest, args, subject).await?;
+        let table = whole_table(rest, args, subject, failures).await?;
         revision.clone_from(&table.metadata.resource_version);
         if table.rows.is_empty() {
             continue;
@@ -104,9 +128,12 @@ async fn tables(rest: &Rest, args: &Get, subjects: &[Subject], out: &mut impl Wr
         rows.extend(table.lines(&table, wide, namespaces, &prefix));
         columns.print(out, &rows).context("print")?;
     }
-    if shown == 0 && !args.watch {
-        let place = if args.all_namespaces { String::new() } else { format!(" in {} namespace", rest.namespace) };
-        tracing::info!("No resources found{place}.");
+    if shown == 0 && !args.watch && failures.none() {
+        let everywhere = args.all_namespaces || subjects.iter().all(|subject| !subject.kind.namespaced());
+        match everywhere {
+            true => tracing::info!("No resources found"),
+            false => tracing::info!("No resources found in {} namespace.", rest.namespace),
+        }
     }
     match subjects {
         [subject] if args.watch => watch(rest, args, subject, &revision, &mut columns, out).await,
@@ -115,8 +142,8 @@ async fn tables(rest: &Rest, args: &Get, subjects: &[Subject], out: &mut impl Wr
     }
 }
 
-/// All pages of a subject as one table.
-async fn whole_table(rest: &Rest, args: &Get, subject: &Subject) -> Result<Table> {
+/// All pages of a subject as one table; of named objects those that exist.
+async fn whole_table(rest: &Rest, args: &Get, subject: &Subject, failures: &mut Failures) -> Result<Table> {
     let mut whole = Table::default();
     for path in paths(rest, args, subject) {
         let mut next = String::new();
@@ -128,7 +155,15 @@ async fn whole_table(rest: &Rest, args: &Get, subject: &Subject) -> Result<Table
             if !next.is_empty() {
                 options.push(("continue", &next));
             }
-            let page: Table = rest.call(Method::GET, &format!("{path}{}", query(&options)), TABLE, None).await?;
+            let url = format!("{path}{}", query(&options));
+            let page: Table = match rest.call(Method::GET, &url, TABLE, None).await {
+                Ok(page) => page,
+                Err(error) if !subject.names.is_empty() && refused_with(&error, 404) => {
+                    failures.note(error);
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
             if !page.column_definitions.is_empty() {
                 whole.column_definitions = page.column_definitions;
             }

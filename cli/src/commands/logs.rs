@@ -17,9 +17,12 @@ use crate::{
 pub async fn run(rest: &Rest, args: &Logs, out: &mut impl Write) -> Result<()> {
     let pod = pod::find(rest, &args.pod).await?;
     let tail = args.tail.map(|t| t.to_string());
+    // the API counts whole seconds, at least one
+    let since = args.since.map(|s| s.as_secs().max(1).to_string());
     let mut options = Vec::new();
     options.extend(args.container.as_deref().map(|c| ("container", c)));
     options.extend(tail.as_deref().map(|t| ("tailLines", t)));
+    options.extend(since.as_deref().map(|s| ("sinceSeconds", s)));
     options.extend(args.follow.then_some(("follow", "true")));
     options.extend(args.previous.then_some(("previous", "true")));
     options.extend(args.timestamps.then_some(("timestamps", "true")));

@@ -42,17 +42,21 @@ pub async fn run(rest: &Rest, args: &Rollout, out: &mut impl Write) -> Result<()
     let (RolloutAction::Status { what, .. }
     | RolloutAction::History { what }
     | RolloutAction::Undo { what, .. }
-    | RolloutAction::Restart { what }) = &args.action;
+    | RolloutAction::Restart { what }
+    | RolloutAction::Pause { what }
+    | RolloutAction::Resume { what }) = &args.action;
     let api: Api<Deployment> = Api::namespaced(rest.client(), &rest.namespace);
     for (kind, name) in subject::parse_named(what)? {
         if kind.kind != "Deployment" {
             bail!("{} have no rollouts", kind.plural);
         }
         match &args.action {
-            RolloutAction::Status { timeout, .. } => follow(&api, &name, Duration::from_secs(*timeout), out).await?,
+            RolloutAction::Status { timeout, .. } => follow(&api, &name, *timeout, out).await?,
             RolloutAction::History { .. } => history(rest, &api, &name, out).await?,
             RolloutAction::Undo { to_revision, .. } => undo(rest, &api, &name, *to_revision, out).await?,
             RolloutAction::Restart { .. } => restart(&api, &name, out).await?,
+            RolloutAction::Pause { .. } => pause(&api, &name, true, out).await?,
+            RolloutAction::Resume { .. } => pause(&api, &name, false, out).await?,
         }
     }
     Ok(())
@@ -141,6 +145,9 @@ async fn history(rest: &Rest, api: &Api<Deployment>, name: &str, out: &mut impl 
 
 async fn undo(rest: &Rest, api: &Api<Deployment>, name: &str, to: Option<i64>, out: &mut impl Write) -> Result<()> {
     let deployment = api.get(name).await.map_err(refused)?;
+    if deployment.spec.paused == Some(true) {
+        bail!("cannot roll back a paused deployment: resume it first with `orlop rollout resume deployment/{name}`");
+    }
     let revisions = revisions(rest, &deployment).await?;
     let revision = match to.filter(|r| *r > 0) {
         Some(revision) => Some(revision),
@@ -159,7 +166,20 @@ async fn undo(rest: &Rest, api: &Api<Deployment>, name: &str, to: Option<i64>, o
     writeln!(out, "deployment.apps/{name} rolled back").context("print")
 }
 
+async fn pause(api: &Api<Deployment>, name: &str, paused: bool, out: &mut impl Write) -> Result<()> {
+    let done = if paused { "paused" } else { "resumed" };
+    if api.get(name).await.map_err(refused)?.spec.paused.unwrap_or(false) == paused {
+        bail!("deployment {name:?} is {}", if paused { "paused already" } else { "not paused" });
+    }
+    let patch = json!({"spec": {"paused": paused}});
+    api.patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await.map_err(refused)?;
+    writeln!(out, "deployment.apps/{name} {done}").context("print")
+}
+
 async fn restart(api: &Api<Deployment>, name: &str, out: &mut impl Write) -> Result<()> {
+    if api.get(name).await.map_err(refused)?.spec.paused == Some(true) {
+        bail!("deployment {name:?} is paused: resume it first with `orlop rollout resume deployment/{name}`");
+    }
     let now = Timestamp::now().to_string();
     let annotations = json!({"kubectl.kubernetes.io/restartedAt": now});
     let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});

@@ -90,7 +90,7 @@ async fn bring_up(
         let done = apply::apply(&rest, document, true, false).await.with_context(|| document.source.clone())?;
         say(out, started, &format!("{} {done}", document.title()))?;
     }
-    let timeout = Duration::from_secs(args.timeout);
+    let timeout = args.timeout;
     follow_rollout(&caches, documents, started, timeout, out).await?;
     print_next(&caches, documents, &kubeconfig, out).await
 }

@@ -21,24 +21,27 @@ const LOOK: Duration = Duration::from_millis(100);
 /// What is waited for.
 #[derive(Debug, PartialEq, Eq)]
 enum Until {
+    Created,
     Deleted,
     Condition { name: String, value: String },
 }
 
 impl Until {
     fn parse(text: &str) -> Result<Self> {
-        if text == "delete" {
-            return Ok(Self::Deleted);
+        match (text, text.strip_prefix("condition=")) {
+            ("create", _) => Ok(Self::Created),
+            ("delete", _) => Ok(Self::Deleted),
+            (_, Some(rest)) => {
+                let (name, value) = rest.split_once('=').unwrap_or((rest, "True"));
+                Ok(Self::Condition { name: name.to_lowercase(), value: value.to_lowercase() })
+            }
+            (_, None) => bail!("--for takes condition=NAME, condition=NAME=VALUE, create or delete, not {text:?}"),
         }
-        let Some(rest) = text.strip_prefix("condition=") else {
-            bail!("--for takes condition=NAME, condition=NAME=VALUE or delete, not {text:?}");
-        };
-        let (name, value) = rest.split_once('=').unwrap_or((rest, "True"));
-        Ok(Self::Condition { name: name.to_lowercase(), value: value.to_lowercase() })
     }
 
     fn met(&self, object: Option<&Value>) -> bool {
         match self {
+            Self::Created => object.is_some(),
             Self::Deleted => object.is_none(),
             Self::Condition { name, value } => {
                 let conditions = object.and_then(|o| o.pointer("/status/conditions")).and_then(Value::as_array);
@@ -54,7 +57,7 @@ impl Until {
 /// Runs the verb.
 pub async fn run(rest: &Rest, args: &Wait, out: &mut impl Write) -> Result<()> {
     let until = Until::parse(&args.until)?;
-    let deadline = Instant::now() + Duration::from_secs(args.timeout);
+    let deadline = Instant::now() + args.timeout;
     let subjects = subject::resolve(rest, &args.what, args.selector.as_deref(), false).await?;
     if subjects.is_empty() && until != Until::Deleted {
         bail!("no matching resources found");
@@ -66,7 +69,7 @@ pub async fn run(rest: &Rest, args: &Wait, out: &mut impl Write) -> Result<()> {
             pause.tick().await;
             let object: Option<Value> = match rest.get(&path).await {
                 Ok(object) => Some(object),
-                Err(error) if refused_with(&error, 404) && until == Until::Deleted => None,
+                Err(error) if refused_with(&error, 404) && matches!(until, Until::Created | Until::Deleted) => None,
                 Err(error) => return Err(error),
             };
             if until.met(object.as_ref()) {
@@ -91,6 +94,7 @@ mod tests {
         assert!(Until::parse("condition=ready").unwrap().met(Some(&ready)));
         assert!(!Until::parse("condition=Ready=False").unwrap().met(Some(&ready)));
         assert!(Until::parse("delete").unwrap().met(None));
+        assert!(Until::parse("create").unwrap().met(Some(&ready)));
         assert!(Until::parse("Ready").is_err());
     }
 }

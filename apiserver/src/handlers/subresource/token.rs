@@ -4,14 +4,14 @@ use bytes::Bytes;
 use http::StatusCode;
 use k8s_openapi::{
     api::{
-        authentication::v1::{TokenRequest, TokenRequestSpec, TokenRequestStatus},
+        authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec, TokenRequestStatus},
         core::v1::{Node, Pod, Secret},
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
 use crate::{
-    admission::Look as _,
+    admission::{self, Look as _},
     ask::Ask,
     body, parts,
     registry::downcast,
@@ -76,31 +76,50 @@ pub async fn create(ask: &Ask, bytes: &Bytes) -> Answer<Response> {
 
 /// Binds the token to the object that the request names, which must exist and be the one that is meant.
 async fn bind(ask: &Ask, spec: &TokenRequestSpec, binding: &mut Binding) -> Answer<()> {
-    let Some(reference) = &spec.bound_object_ref else { return Ok(()) };
+    let reference = spec.bound_object_ref.as_ref();
+    if let Some(reference) = reference {
+        bind_to(ask, reference, binding).await?;
+    }
+    let place = binding.node.as_ref().map(|node| node.name.as_str());
+    admission::token(&ask.user, ask.kind(), ask.target.name(), reference, place)
+}
+
+async fn bind_to(ask: &Ask, reference: &BoundObjectReference, binding: &mut Binding) -> Answer<()> {
     let name = reference.name.clone().unwrap_or_default();
-    let of = |word: &str| match word {
+    let word = reference.kind.as_deref().unwrap_or_default();
+    let kind = match word {
         "Pod" => api::Kind::of::<Pod>(),
         "Secret" => api::Kind::of::<Secret>(),
+        "Node" => api::Kind::of::<Node>(),
         _ => None,
     };
-    let word = reference.kind.as_deref().unwrap_or_default();
-    let kind = of(word).ok_or_else(|| {
+    let kind = kind.ok_or_else(|| {
         Box::new(api::status::bad_request(format!("cannot bind token for serviceaccount to object of kind {word:?}")))
     })?;
-    let found = ask.parts.find(kind, ask.target.namespace(), &name).await?;
+    let namespace = if kind.namespaced() { ask.target.namespace() } else { "" };
+    let found = ask.parts.find(kind, namespace, &name).await?;
     let found = found.ok_or_else(|| Box::new(api::status::not_found(kind, &name)))?;
     let uid = found.meta().uid.clone().unwrap_or_default();
-    if let Some(wanted) = reference.uid.as_ref().filter(|wanted| **wanted != uid) {
+    if let Some(wanted) = reference.uid.as_ref().filter(|wanted| !wanted.is_empty() && **wanted != uid) {
         let why = format!(
             "the UID in the bound object reference ({wanted}) does not match the UID in record. The object might have been deleted and then recreated"
         );
         return Err(Box::new(api::status::conflict(kind, &name, &why)));
     }
     let named = Named { name, uid };
-    let Some(pod) = downcast::<Pod>(&*found) else {
+    if let Some(pod) = downcast::<Pod>(&*found) {
+        binding.node = node_of(ask, pod).await?;
+        binding.pod = Some(named);
+    } else if downcast::<Secret>(&*found).is_some() {
         binding.secret = Some(named);
-        return Ok(());
-    };
+    } else {
+        binding.node = Some(named);
+    }
+    Ok(())
+}
+
+/// The node of a pod, which must run as the account.
+async fn node_of(ask: &Ask, pod: &Pod) -> Answer<Option<Named>> {
     let spec = pod.spec.as_ref();
     let account = spec.and_then(|s| s.service_account_name.as_deref()).unwrap_or("default");
     if account != ask.target.name() {
@@ -110,14 +129,9 @@ async fn bind(ask: &Ask, spec: &TokenRequestSpec, binding: &mut Binding) -> Answ
         );
         return Err(Box::new(api::status::bad_request(text)));
     }
-    if let Some(node) = spec.and_then(|s| s.node_name.clone()).filter(|n| !n.is_empty()) {
-        let row = api::Kind::of::<Node>().expect("invariant: Node is a row of api::kinds");
-        let uid = match ask.parts.find(row, "", &node).await? {
-            Some(found) => found.meta().uid.clone().unwrap_or_default(),
-            None => String::new(),
-        };
-        binding.node = Some(Named { name: node, uid });
-    }
-    binding.pod = Some(named);
-    Ok(())
+    let Some(name) = spec.and_then(|s| s.node_name.clone()).filter(|n| !n.is_empty()) else { return Ok(None) };
+    let row = api::Kind::of::<Node>().expect("invariant: Node is a row of api::kinds");
+    let found = ask.parts.find(row, "", &name).await?;
+    let uid = found.and_then(|node| node.meta().uid.clone()).unwrap_or_default();
+    Ok(Some(Named { name, uid }))
 }
