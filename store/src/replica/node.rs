@@ -494,6 +494,6 @@ mod tests {
             assert!(outcome.blocking_recv().unwrap().is_ok());
         }
         assert_eq!(node.wal.records() - before, 1);
-        assert_eq!(node.shared().state.read().revision(), 4);
+        assert_eq!(node.shared().state.read().revision(), 5);
     }
 }
