@@ -19,6 +19,7 @@ pub mod backend;
 pub mod contract;
 pub mod embedded;
 pub mod etcd;
+pub mod grpc;
 pub mod image;
 pub mod kv;
 pub mod members;
