@@ -98,6 +98,8 @@ pub fn store_failure(error: &store::Error) -> Box<Status> {
         | store::Error::Invalid { .. }
         | store::Error::Slow { .. }
         | store::Error::LeaseNotFound(_)
+        | store::Error::LeaseExists(_)
+        | store::Error::KeyNotFound
         | store::Error::Disk { .. }
         | store::Error::Corrupt { .. } => {
             tracing::error!(%error, "store failed");

@@ -48,7 +48,7 @@ impl Conditions {
     /// The object's key was last written at `revision` (0: does not exist).
     #[must_use]
     pub fn and(mut self, key: Bytes, revision: Revision) -> Self {
-        self.0.push(Compare { key, target: CompareTarget::ModRevision(revision) });
+        self.0.push(Compare::equal(key, CompareTarget::ModRevision(revision)));
         self
     }
 }
@@ -87,7 +87,7 @@ async fn commit(
     }
     let now = match reply.results.into_iter().next() {
         Some(OpResult::Range(range)) => range.entries.into_iter().next(),
-        Some(OpResult::Put(_) | OpResult::Delete(_)) | None => None,
+        Some(OpResult::Put(_) | OpResult::Delete(_) | OpResult::Txn(_)) | None => None,
     };
     Ok(Outcome::Moved(now))
 }

@@ -8,16 +8,19 @@
 //!
 //! # Caveats
 //! * Values are at most [`MAX_VALUE`] bytes, a transaction at most [`MAX_TXN_OPS`] steps and [`MAX_TXN_BYTES`] bytes.
-//! * A transaction writes a key at most once.
+//! * A transaction writes a key at most once, inner transactions counted in.
 
 use futures::stream::BoxStream;
 
-use crate::kv::{LeaseId, Range, RangeReply, Revision, Status, Txn, TxnReply, WatchBatch, WatchFrom};
+use crate::image::ImageStream;
+use crate::kv::{
+    KvHash, LeaseId, LeaseInfo, Range, RangeReply, Revision, Status, Txn, TxnReply, WatchBatch, WatchFrom,
+};
 
 /// Largest value, bytes. etcd's default request limit.
 pub const MAX_VALUE: usize = 3 << 19;
 
-/// Most steps in one transaction. etcd's default is 128; the embedded backend has the same so that both behave alike.
+/// Most steps in one branch of a transaction, with those of the branches of transactions inside it. etcd's default is 128; the embedded backend has the same so that both behave alike.
 pub const MAX_TXN_OPS: usize = 128;
 
 /// Largest sum of keys and values in one transaction, bytes: the same request limit.
@@ -57,6 +60,12 @@ pub enum Error {
     /// No such lease.
     #[error("lease {0} not found")]
     LeaseNotFound(LeaseId),
+    /// There is such a lease already.
+    #[error("lease {0} exists already")]
+    LeaseExists(LeaseId),
+    /// An update names a key that does not exist.
+    #[error("key to be updated does not exist")]
+    KeyNotFound,
     /// The value or transaction breaks a limit.
     #[error("{what} exceeds its limit of {limit}")]
     TooLarge {
@@ -132,8 +141,22 @@ pub trait Backend: Send + Sync + 'static {
         Err(Error::Unavailable { operation: "request progress", why })
     }
 
-    /// Grants a lease of so many seconds (at least 1).
-    async fn grant(&self, ttl_seconds: i64) -> Result<LeaseId, Error>;
+    /// Grants a lease of so many seconds (at least 1), with an id that the store chooses.
+    async fn grant(&self, ttl_seconds: i64) -> Result<LeaseId, Error> {
+        self.grant_as(0, ttl_seconds).await
+    }
+
+    /// Grants a lease with this id (0: the store chooses) of so many seconds (at least 1).
+    ///
+    /// # Errors
+    /// [`Error::LeaseExists`].
+    async fn grant_as(&self, id: LeaseId, ttl_seconds: i64) -> Result<LeaseId, Error>;
+
+    /// How a lease is now, with its keys.
+    async fn lease(&self, lease: LeaseId) -> Result<LeaseInfo, Error>;
+
+    /// All leases, in no order that can be relied on.
+    async fn leases(&self) -> Result<Vec<LeaseId>, Error>;
 
     /// Starts the lease's time anew; returns its seconds.
     async fn keep_alive(&self, lease: LeaseId) -> Result<i64, Error>;
@@ -146,4 +169,10 @@ pub trait Backend: Send + Sync + 'static {
 
     /// How the store is.
     async fn status(&self) -> Result<Status, Error>;
+
+    /// A checksum of what can be read as of `revision`; 0 for the newest.
+    async fn hash(&self, revision: Revision) -> Result<KvHash, Error>;
+
+    /// Everything that the store holds at this moment, to be kept elsewhere. See [`crate::image`].
+    async fn image(&self) -> Result<ImageStream, Error>;
 }

@@ -12,8 +12,8 @@ use futures::{FutureExt, StreamExt};
 
 use crate::backend::{Backend, Error, WatchStream};
 use crate::kv::{
-    Compare, CompareTarget, Entry, Event, LeaseId, Op, OpResult, Range, Revision, Txn, TxnReply, WatchBatch, WatchFrom,
-    prefix_end,
+    Compare, CompareTarget, Entry, Event, LeaseId, Op, OpResult, Range, Relation, Revision, Txn, TxnReply, WatchBatch,
+    WatchFrom, prefix_end,
 };
 
 mod concurrency;
@@ -49,16 +49,27 @@ cases! {
     writing::a_put_tells_what_it_replaced,
     writing::one_revision_per_transaction_that_changes_something,
     writing::every_compare_target_is_compared,
+    writing::relations_are_those_of_numbers_and_bytes,
+    writing::a_range_is_compared_key_by_key,
     writing::a_conflict_takes_the_other_branch_and_writes_nothing,
     writing::a_deleted_range_is_returned,
     writing::a_key_that_comes_back_starts_anew,
     writing::limits_are_refused_and_nothing_is_written,
     writing::no_key_is_written_twice_in_one_transaction,
+    writing::an_update_keeps_what_it_is_not_given,
+    writing::what_is_inside_is_compared_before_anything_is_written,
+    writing::no_key_is_written_twice_by_inner_transactions,
+    writing::a_refused_step_inside_undoes_all,
     reading::ranges_have_etcd_bounds,
     reading::limits_count_and_say_that_there_is_more,
+    reading::all_can_be_counted_beyond_a_limit,
+    reading::a_transaction_that_only_reads_compares,
     reading::the_past_is_read_as_it_was,
     reading::the_future_is_refused,
     reading::a_read_in_a_transaction_sees_its_writes,
+    reading::a_read_of_a_revision_in_a_transaction_sees_none_of_its_writes,
+    reading::a_hash_changes_with_what_is_held,
+    reading::a_store_begins_at_revision_one,
     watching::from_now_means_after_now,
     watching::from_the_past_repeats_the_past,
     watching::events_know_what_was_before,
@@ -72,9 +83,12 @@ cases! {
     leases::keys_die_when_time_is_up,
     leases::a_lease_kept_alive_lives_on,
     leases::a_key_written_again_without_its_lease_stays,
+    leases::a_lease_can_be_given_its_id,
+    leases::a_lease_tells_its_time_and_keys,
     leases::an_unknown_lease_is_refused,
     reading::what_is_compacted_cannot_be_read,
     watching::what_is_compacted_cannot_be_watched,
+    watching::the_compacted_revision_itself_can_be_watched,
 }
 
 pub(crate) fn put_op(key: &str, value: &str) -> Op {
@@ -158,7 +172,7 @@ pub(crate) fn told(event: &Event) -> String {
 }
 
 pub(crate) fn compare(key: &str, target: CompareTarget) -> Compare {
-    Compare { key: Bytes::from(key.to_owned()), target }
+    Compare::equal(key.to_owned(), target)
 }
 
 pub(crate) fn deleted(result: &OpResult) -> Vec<String> {

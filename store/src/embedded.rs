@@ -27,11 +27,12 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::backend::{Backend, Error, WatchStream};
-use crate::kv::{LeaseId, Op, Range, RangeReply, Revision, Status, Txn, TxnReply, WatchFrom};
+use crate::image::{self, ImageStream};
+use crate::kv::{KvHash, LeaseId, LeaseInfo, Op, Range, RangeReply, Revision, Status, Txn, TxnReply, WatchFrom};
 use crate::members::Member;
 use crate::mvcc::history::Window;
 use crate::mvcc::watchers::WATCHER_LIMIT;
-use crate::mvcc::{Action, Command, Outcome, codec, limits};
+use crate::mvcc::{Action, Outcome, codec, limits};
 use crate::replica::directory::Directory;
 use crate::replica::disk::{Disk, Folder};
 use crate::replica::engine::{Engine, Shared};
@@ -220,7 +221,7 @@ impl Embedded {
     }
 
     fn check_room(&self, txn: &Txn) -> Result<(), Error> {
-        let puts = txn.success.iter().chain(&txn.failure).any(|op| matches!(op, Op::Put { .. }));
+        let puts = txn.steps().any(|op| matches!(op, Op::Put { .. } | Op::Update { .. } | Op::Txn(_)));
         let held = self.shared.state.read().bytes();
         if puts && held >= self.max_bytes {
             let why = format!("it holds {held} bytes of at most {}; something must be deleted", self.max_bytes);
@@ -291,17 +292,14 @@ impl Backend for Embedded {
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply, Error> {
         limits::check(&txn)?;
-        self.check_room(&txn)?;
-        let reads = |op: &Op| matches!(op, Op::Range(_));
-        let outcome = if txn.success.iter().chain(&txn.failure).all(reads) {
+        if txn.reads_only() {
             // It changes nothing: what it would say is read off the state, and nothing is written.
             self.confirm().await?;
-            let mut snapshot = self.shared.state.read().clone();
-            snapshot.apply(&Command { now: 0, action: Action::Txn(txn) })?
-        } else {
-            self.command("a transaction", Action::Txn(txn)).await?
-        };
-        match outcome {
+            let snapshot = self.shared.state.read().clone();
+            return snapshot.read_txn(&txn);
+        }
+        self.check_room(&txn)?;
+        match self.command("a transaction", Action::Txn(txn)).await? {
             Outcome::Txn(reply) => Ok(reply),
             other => unreachable!("a transaction's outcome is {other:?}"),
         }
@@ -323,12 +321,22 @@ impl Backend for Embedded {
         Ok(())
     }
 
-    async fn grant(&self, ttl_seconds: i64) -> Result<LeaseId, Error> {
+    async fn grant_as(&self, id: LeaseId, ttl_seconds: i64) -> Result<LeaseId, Error> {
         limits::check_ttl(ttl_seconds)?;
-        match self.command("a grant", Action::Grant { ttl: ttl_seconds }).await? {
+        match self.command("a grant", Action::Grant { ttl: ttl_seconds, id }).await? {
             Outcome::Granted(id) => Ok(id),
             other => unreachable!("a grant's outcome is {other:?}"),
         }
+    }
+
+    async fn lease(&self, lease: LeaseId) -> Result<LeaseInfo, Error> {
+        // What is left of it is known as of the newest command: so one is made.
+        self.command("a look at a lease", Action::Tick).await?;
+        self.shared.state.read().lease(lease)
+    }
+
+    async fn leases(&self) -> Result<Vec<LeaseId>, Error> {
+        Ok(self.shared.state.read().leases())
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<i64, Error> {
@@ -351,6 +359,16 @@ impl Backend for Embedded {
         let (revision, compacted) = (state.revision(), state.compacted());
         let disk_bytes = self.shared.disk_bytes.load(Ordering::Relaxed);
         let has_leader = self.shared.standing.borrow().leader != 0;
-        Ok(Status { revision, compacted, disk_bytes, has_leader })
+        Ok(Status { revision, compacted, disk_bytes, live_bytes: state.bytes(), has_leader })
+    }
+
+    async fn hash(&self, revision: Revision) -> Result<KvHash, Error> {
+        let state = self.shared.state.read().clone();
+        let sum = tokio::task::spawn_blocking(move || state.hash(revision)).await;
+        sum.map_err(|error| Error::Unavailable { operation: "hash", why: error.to_string() })?
+    }
+
+    async fn image(&self) -> Result<ImageStream, Error> {
+        Ok(image::of(self.shared.state.read().clone()))
     }
 }

@@ -19,6 +19,8 @@ pub mod backend;
 pub mod contract;
 pub mod embedded;
 pub mod etcd;
+pub mod grpc;
+pub mod image;
 pub mod kv;
 pub mod members;
 pub mod memory;
@@ -31,8 +33,8 @@ pub use backend::{Backend, Error, WatchStream};
 pub use embedded::{Embedded, Options};
 pub use etcd::{Etcd, EtcdTls};
 pub use kv::{
-    Compare, CompareTarget, Entry, Event, LeaseId, Op, OpResult, Range, RangeReply, Revision, Status, Txn, TxnReply,
-    WatchBatch, WatchFrom,
+    Compare, CompareTarget, Entry, Event, KvHash, LeaseId, LeaseInfo, Op, OpResult, Range, RangeReply, Relation,
+    Revision, Status, Txn, TxnReply, WatchBatch, WatchFrom,
 };
 pub use members::{Member, MemberId, Membership, Standing};
 pub use memory::Memory;

@@ -9,7 +9,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::backend::{Backend, Error, WatchStream};
-use crate::kv::{LeaseId, Range, RangeReply, Revision, Status, Txn, TxnReply, WatchFrom};
+use crate::image::{self, ImageStream};
+use crate::kv::{KvHash, LeaseId, LeaseInfo, Range, RangeReply, Revision, Status, Txn, TxnReply, WatchFrom};
 use crate::mvcc::history::Window;
 use crate::mvcc::watchers::{WATCHER_LIMIT, Watchers};
 use crate::mvcc::{Action, Command, Millis, Mvcc, Outcome, limits};
@@ -75,13 +76,13 @@ impl Inner {
     fn apply(&mut self, action: Action) -> Result<Outcome, Error> {
         let mut fresh = Vec::new();
         let now = self.now();
-        self.state.apply_collecting(&Command { now, action: Action::Tick }, &mut fresh)?;
-        let outcome = self.state.apply_collecting(&Command { now, action }, &mut fresh);
+        self.state.apply_collecting(&Command::new(now, Action::Tick), &mut fresh)?;
+        let outcome = self.state.apply_collecting(&Command::new(now, action), &mut fresh);
         if !fresh.is_empty() {
             self.watchers.publish(&fresh, self.state.revision());
         }
         if let Some(revision) = self.state.due_compaction(&self.window) {
-            self.state.apply(&Command { now, action: Action::Compact(revision) })?;
+            self.state.apply(&Command::new(now, Action::Compact(revision)))?;
         }
         outcome
     }
@@ -136,10 +137,10 @@ impl Backend for Memory {
         Ok(())
     }
 
-    async fn grant(&self, ttl_seconds: i64) -> Result<LeaseId, Error> {
+    async fn grant_as(&self, id: LeaseId, ttl_seconds: i64) -> Result<LeaseId, Error> {
         limits::check_ttl(ttl_seconds)?;
         let mut inner = self.inner.lock();
-        let outcome = inner.apply(Action::Grant { ttl: ttl_seconds })?;
+        let outcome = inner.apply(Action::Grant { ttl: ttl_seconds, id })?;
         let granted = inner.granted.get_or_insert_with(|| {
             let granted = Arc::new(Notify::new());
             tokio::spawn(expire(Arc::downgrade(&self.inner), granted.clone()));
@@ -150,6 +151,16 @@ impl Backend for Memory {
             Outcome::Granted(id) => Ok(id),
             other => unreachable!("a grant's outcome is {other:?}"),
         }
+    }
+
+    async fn lease(&self, lease: LeaseId) -> Result<LeaseInfo, Error> {
+        let mut inner = self.inner.lock();
+        inner.apply(Action::Tick)?;
+        inner.state.lease(lease)
+    }
+
+    async fn leases(&self) -> Result<Vec<LeaseId>, Error> {
+        Ok(self.inner.lock().state.leases())
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<i64, Error> {
@@ -170,6 +181,14 @@ impl Backend for Memory {
     async fn status(&self) -> Result<Status, Error> {
         let inner = self.inner.lock();
         let (revision, compacted) = (inner.state.revision(), inner.state.compacted());
-        Ok(Status { revision, compacted, disk_bytes: 0, has_leader: true })
+        Ok(Status { revision, compacted, disk_bytes: 0, live_bytes: inner.state.bytes(), has_leader: true })
+    }
+
+    async fn hash(&self, revision: Revision) -> Result<KvHash, Error> {
+        self.inner.lock().state.hash(revision)
+    }
+
+    async fn image(&self) -> Result<ImageStream, Error> {
+        Ok(image::of(self.inner.lock().state.clone()))
     }
 }

@@ -7,7 +7,7 @@
 //! snapshot, gets a state that no longer moves while commands go on being applied.
 //!
 //! # Invariants
-//! * `log` holds exactly one item for each revision in `compacted + 1 ..= revision`, in order.
+//! * `log` holds exactly one item for each revision in `base + 1 ..= revision`, in order; `compacted` is `base` or the one after.
 //! * `past` holds an entry for each `prev` in `log`, under the revision that ended it, and nothing else.
 //! * A lease's `keys` are exactly the current keys whose `lease` names it.
 
@@ -18,16 +18,18 @@ use bytes::Bytes;
 use imbl::{OrdMap, OrdSet, Vector};
 
 use crate::backend::Error;
-use crate::kv::{Compare, CompareTarget, Entry, LeaseId, Op, OpResult, Range, RangeReply, Revision, Txn, TxnReply};
+use crate::kv::{Entry, LeaseId, Range, RangeReply, Revision, Txn, TxnReply};
 
 pub(crate) mod codec;
+mod hash;
 pub(crate) mod history;
 pub(crate) mod image;
 pub(crate) mod leases;
 pub(crate) mod limits;
+mod txn;
 pub(crate) mod watchers;
 
-use history::{Change, Revised};
+use history::Revised;
 use leases::Lease;
 
 /// Milliseconds of the store's own clock. It starts at 0 with the first command and stands still while the store is down,
@@ -41,6 +43,15 @@ pub struct Command {
     pub now: Millis,
     /// What to do.
     pub action: Action,
+    /// It was written by a store that began at revision 0. A state whose first command is such a one does so too.
+    pub from_zero: bool,
+}
+
+impl Command {
+    /// Do this, then.
+    pub fn new(now: Millis, action: Action) -> Self {
+        Self { now, action, from_zero: false }
+    }
 }
 
 /// What to do.
@@ -52,6 +63,8 @@ pub enum Action {
     Grant {
         /// Seconds, at least 1.
         ttl: i64,
+        /// Its id; 0 has one chosen.
+        id: LeaseId,
     },
     /// Start a lease's time anew.
     KeepAlive(LeaseId),
@@ -77,7 +90,7 @@ pub enum Outcome {
 }
 
 /// The state. See the module.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Mvcc {
     keys: OrdMap<Bytes, Arc<Entry>>,
     past: OrdMap<(Bytes, Revision), Arc<Entry>>,
@@ -85,11 +98,35 @@ pub struct Mvcc {
     leases: OrdMap<LeaseId, Arc<Lease>>,
     deadlines: OrdSet<(Millis, LeaseId)>,
     revision: Revision,
+    /// The revision before the first in `log`.
+    base: Revision,
     compacted: Revision,
     last_lease: LeaseId,
     now: Millis,
     bytes: u64,
     past_bytes: u64,
+}
+
+/// The revision of an empty store, which nothing made.
+const BEGINNING: Revision = 1;
+
+impl Default for Mvcc {
+    fn default() -> Self {
+        Self {
+            keys: OrdMap::new(),
+            past: OrdMap::new(),
+            log: Vector::new(),
+            leases: OrdMap::new(),
+            deadlines: OrdSet::new(),
+            revision: BEGINNING,
+            base: BEGINNING,
+            compacted: BEGINNING,
+            last_lease: 0,
+            now: 0,
+            bytes: 0,
+            past_bytes: 0,
+        }
+    }
 }
 
 impl Mvcc {
@@ -115,10 +152,13 @@ impl Mvcc {
 
     /// Applies a command. On `Err` nothing has changed but the clock.
     pub fn apply(&mut self, command: &Command) -> Result<Outcome, Error> {
+        if command.from_zero && self.is_pristine() {
+            (self.revision, self.base, self.compacted) = (0, 0, 0);
+        }
         self.now = self.now.max(command.now);
         match &command.action {
             Action::Txn(txn) => self.txn(txn).map(Outcome::Txn),
-            Action::Grant { ttl } => Ok(Outcome::Granted(self.grant(*ttl))),
+            Action::Grant { ttl, id } => self.grant(*id, *ttl).map(Outcome::Granted),
             Action::KeepAlive(id) => self.keep_alive(*id).map(Outcome::KeptAlive),
             Action::Revoke(id) => self.revoke(*id).map(|()| Outcome::Done),
             Action::Compact(revision) => self.compact(*revision).map(|()| Outcome::Done),
@@ -143,30 +183,42 @@ impl Mvcc {
         outcome
     }
 
+    /// Nothing was ever done to it.
+    fn is_pristine(&self) -> bool {
+        self.revision == BEGINNING && self.log.is_empty() && self.keys.is_empty() && self.last_lease == 0
+    }
+
     /// Reads a range.
     pub fn range(&self, range: &Range) -> Result<RangeReply, Error> {
         self.readable(range.revision)?;
+        let now = range.revision == 0 || range.revision == self.revision;
+        Ok(self.read(range, if now { None } else { Some(range.revision) }))
+    }
+
+    /// Reads a range as of a readable revision, or as it is now, with what a transaction has done so far.
+    fn read(&self, range: &Range, revision: Option<Revision>) -> RangeReply {
         let mut reply = RangeReply { revision: self.revision, ..RangeReply::default() };
         let mut take = |entry: &Arc<Entry>| {
-            if !range.count_only {
-                // A page costs what is on it, however much is behind it.
-                if range.limit != 0 && reply.entries.len() == range.limit {
+            if !range.count_only && !reply.more {
+                if range.limit == 0 || reply.entries.len() < range.limit {
+                    reply.entries.push(Entry::clone(entry));
+                } else {
                     reply.more = true;
-                    return ControlFlow::Break(());
                 }
-                reply.entries.push(Entry::clone(entry));
+            }
+            // A page costs what is on it, however much is behind it; unless the count of all is wanted.
+            if reply.more && !range.count_all {
+                return ControlFlow::Break(());
             }
             reply.count += 1;
             ControlFlow::Continue(())
         };
         // Broken off or not: either way it has all that was asked for.
-        let (ControlFlow::Break(()) | ControlFlow::Continue(())) =
-            if range.revision == 0 || range.revision == self.revision {
-                self.current(Span::new(&range.start, &range.end)).try_for_each(take)
-            } else {
-                self.each_at(range.revision, &range.start, &range.end, &mut take)
-            };
-        Ok(reply)
+        let (ControlFlow::Break(()) | ControlFlow::Continue(())) = match revision {
+            None => self.current(Span::new(&range.start, &range.end)).try_for_each(take),
+            Some(revision) => self.each_at(revision, &range.start, &range.end, &mut take),
+        };
+        reply
     }
 
     /// The current entries of a range, in key order.
@@ -183,105 +235,6 @@ impl Mvcc {
             return Err(Error::Compacted { asked: revision, oldest: self.compacted });
         }
         Ok(())
-    }
-
-    fn txn(&mut self, txn: &Txn) -> Result<TxnReply, Error> {
-        let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
-        let ops = if succeeded { &txn.success } else { &txn.failure };
-        for op in ops {
-            match op {
-                Op::Put { lease, .. } if *lease != 0 && !self.leases.contains_key(lease) => {
-                    return Err(Error::LeaseNotFound(*lease));
-                }
-                Op::Range(range) => self.readable(range.revision)?,
-                Op::Put { .. } | Op::Delete { .. } => {}
-            }
-        }
-        let mut changes = Vec::new();
-        let mut results = Vec::with_capacity(ops.len());
-        for op in ops {
-            results.push(match op {
-                Op::Put { key, value, lease } => {
-                    OpResult::Put(self.put(key, value, *lease, &mut changes).map(|entry| Entry::clone(&entry)))
-                }
-                Op::Delete { start, end } => {
-                    let removed = self.delete(start, end, &mut changes);
-                    OpResult::Delete(removed.iter().map(|entry| Entry::clone(entry)).collect())
-                }
-                Op::Range(range) => OpResult::Range(self.range(range)?),
-            });
-        }
-        self.commit(changes);
-        Ok(TxnReply { succeeded, revision: self.revision, results })
-    }
-
-    fn holds(&self, compare: &Compare) -> bool {
-        let entry = self.keys.get(&compare.key);
-        let modified = entry.map_or(0, |entry| entry.mod_revision);
-        match &compare.target {
-            CompareTarget::ModRevision(revision) => modified == *revision,
-            CompareTarget::ModRevisionLess(revision) => modified < *revision,
-            CompareTarget::ModRevisionGreater(revision) => modified > *revision,
-            CompareTarget::CreateRevision(revision) => entry.map_or(0, |e| e.create_revision) == *revision,
-            CompareTarget::Version(version) => entry.map_or(0, |e| e.version) == *version,
-            CompareTarget::Value(value) => entry.is_some_and(|e| e.value == *value),
-        }
-    }
-
-    /// Writes one key as part of the next revision; `commit` must follow.
-    fn put(&mut self, key: &Bytes, value: &Bytes, lease: LeaseId, changes: &mut Vec<Change>) -> Option<Arc<Entry>> {
-        let revision = self.revision + 1;
-        let prev = self.keys.get(key).cloned();
-        // The key's bytes are shared with the version before, so that many versions of a key hold its name once.
-        let key = prev.as_ref().map_or(key, |entry| &entry.key).clone();
-        let entry = Arc::new(Entry {
-            key: key.clone(),
-            value: value.clone(),
-            create_revision: prev.as_ref().map_or(revision, |entry| entry.create_revision),
-            mod_revision: revision,
-            version: prev.as_ref().map_or(1, |entry| entry.version + 1),
-            lease,
-        });
-        self.place(key, entry, prev.clone(), changes);
-        prev
-    }
-
-    fn place(&mut self, key: Bytes, entry: Arc<Entry>, prev: Option<Arc<Entry>>, changes: &mut Vec<Change>) {
-        if let Some(prev) = &prev {
-            self.bytes -= size(prev);
-            self.detach(prev);
-        }
-        self.bytes += size(&entry);
-        self.attach(&entry);
-        self.keys.insert(key, entry.clone());
-        changes.push(Change { now: Some(entry), prev });
-    }
-
-    /// Removes a range as part of the next revision; `commit` must follow.
-    fn delete(&mut self, start: &Bytes, end: &Bytes, changes: &mut Vec<Change>) -> Vec<Arc<Entry>> {
-        let span = Span::new(start, end);
-        let removed: Vec<_> = self.current(span).cloned().collect();
-        for entry in &removed {
-            self.keys.remove(&entry.key);
-            self.bytes -= size(entry);
-            self.detach(entry);
-            changes.push(Change { now: None, prev: Some(entry.clone()) });
-        }
-        removed
-    }
-
-    /// Makes the changes one revision; none makes none.
-    fn commit(&mut self, changes: Vec<Change>) {
-        if changes.is_empty() {
-            return;
-        }
-        self.revision += 1;
-        let revised = Revised::new(self.revision, self.now, changes);
-        for prev in revised.changes.iter().filter_map(|change| change.prev.as_ref()) {
-            self.past.insert((prev.key.clone(), self.revision), prev.clone());
-        }
-        self.past_bytes += revised.bytes;
-        self.log.push_back(Arc::new(revised));
     }
 }
 

@@ -4,12 +4,15 @@
 use bytes::Bytes;
 use futures::StreamExt;
 use proptest::prelude::*;
-use store::{Backend, Compare, CompareTarget, Embedded, Error, Event, Memory, Op, Options, Range, Txn, WatchFrom};
+use store::{
+    Backend, Compare, CompareTarget, Embedded, Error, Event, Memory, Op, Options, Range, Relation, Txn, WatchFrom,
+};
 
 #[derive(Clone, Debug)]
 enum Step {
     Txn(Txn),
     Grant,
+    GrantAs(i64),
     /// Of the leases granted so far, this one (modulo their number).
     Revoke(usize),
     /// To this share of the revisions, in percent.
@@ -29,17 +32,40 @@ fn op() -> impl Strategy<Value = Op> {
         2 => key().prop_map(|start| Op::Delete { start, end: Bytes::new() }),
         1 => (key(), key()).prop_map(|(start, end)| Op::Delete { start, end }),
         1 => Just(Op::Range(Range::prefix("k"))),
+        1 => (key(), prop::option::of(0..400_usize), prop::option::of(0..3_i64)).prop_map(|(key, size, lease)| {
+            Op::Update { key, value: size.map(|size| vec![b'u'; size].into()), lease }
+        }),
     ]
 }
 
-fn txn() -> impl Strategy<Value = Txn> {
+fn relation() -> impl Strategy<Value = Relation> {
+    prop_oneof![Just(Relation::Equal), Just(Relation::NotEqual), Just(Relation::Less), Just(Relation::Greater)]
+}
+
+fn compare() -> impl Strategy<Value = Compare> {
     let target = prop_oneof![
         (0..20_u64).prop_map(CompareTarget::ModRevision),
-        (0..20_u64).prop_map(CompareTarget::ModRevisionGreater),
+        (0..20_u64).prop_map(CompareTarget::CreateRevision),
         (0..3_u64).prop_map(CompareTarget::Version),
+        (0..3_i64).prop_map(CompareTarget::Lease),
+        (0..400_usize).prop_map(|size| CompareTarget::Value(vec![b'v'; size].into())),
     ];
-    let compare = prop::collection::vec((key(), target).prop_map(|(key, target)| Compare { key, target }), 0..2);
-    (compare, prop::collection::vec(op(), 1..4), prop::collection::vec(op(), 0..2))
+    let end = prop_oneof![2 => Just(Bytes::new()), 1 => key()];
+    (key(), end, relation(), target).prop_map(|(start, end, relation, target)| Compare { start, end, target, relation })
+}
+
+fn txn() -> impl Strategy<Value = Txn> {
+    prop_oneof![
+        4 => flat(),
+        1 => (flat(), flat()).prop_map(|(mut outer, inner)| {
+            outer.success.push(Op::Txn(inner));
+            outer
+        }),
+    ]
+}
+
+fn flat() -> impl Strategy<Value = Txn> {
+    (prop::collection::vec(compare(), 0..2), prop::collection::vec(op(), 1..4), prop::collection::vec(op(), 0..2))
         .prop_map(|(compare, success, failure)| Txn { compare, success, failure })
 }
 
@@ -47,6 +73,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         30 => txn().prop_map(Step::Txn),
         2 => Just(Step::Grant),
+        1 => (0..6_i64).prop_map(Step::GrantAs),
         1 => (0..4_usize).prop_map(Step::Revoke),
         1 => (0..120_u64).prop_map(Step::Compact),
         2 => Just(Step::Reopen),
@@ -57,12 +84,16 @@ fn step() -> impl Strategy<Value = Step> {
 async fn seen(store: &dyn Backend) -> String {
     let mut seen = String::new();
     let status = store.status().await.unwrap();
-    seen += &format!("{} {}\n", status.revision, status.compacted);
+    seen += &format!("{} {} {}\n", status.revision, status.compacted, status.live_bytes);
+    // Which ends next is a matter of milliseconds between the two.
+    let mut leases = store.leases().await.unwrap();
+    leases.sort_unstable();
+    seen += &format!("{leases:?} {:?}\n", store.hash(0).await.unwrap());
     for revision in status.compacted..=status.revision {
         let reply = store.range(Range { revision, ..Range::prefix("k") }).await;
         seen += &format!("{revision} {reply:?}\n");
     }
-    let from = WatchFrom::Revision(status.compacted + 1);
+    let from = WatchFrom::Revision(status.compacted);
     let mut stream = store.watch("k".into(), "l".into(), from).await.unwrap();
     let mut reached = 0;
     while reached < status.revision {
@@ -89,6 +120,7 @@ async fn act(store: &dyn Backend, step: &Step) -> String {
     match step {
         Step::Txn(txn) => told(store.txn(txn.clone()).await),
         Step::Grant => told(store.grant(3600).await),
+        Step::GrantAs(id) => told(store.grant_as(*id, 3600).await),
         Step::Revoke(lease) => told(store.revoke(i64::try_from(*lease).unwrap()).await),
         Step::Compact(share) => {
             let revision = store.status().await.unwrap().revision * share / 100;
@@ -98,7 +130,7 @@ async fn act(store: &dyn Backend, step: &Step) -> String {
     }
 }
 
-async fn compare(steps: Vec<Step>) {
+async fn compared(steps: Vec<Step>) {
     let dir = tempfile::tempdir().unwrap();
     let options = || Options { sync: false, segment_bytes: 4 << 10, snapshot_bytes: 2 << 10, ..Options::default() };
     let (model, mut store) = (Memory::new(), Embedded::open(dir.path(), options()).unwrap());
@@ -122,6 +154,6 @@ proptest! {
     #[test]
     fn embedded_is_what_the_model_is(steps in prop::collection::vec(step(), 1..80)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(compare(steps));
+        runtime.block_on(compared(steps));
     }
 }

@@ -82,3 +82,37 @@ pub(super) async fn an_unknown_lease_is_refused(store: Store) {
     assert!(store.grant(0).await.is_err(), "a lease lasts at least a second");
     assert_eq!(store.status().await.expect("status").revision, before);
 }
+
+pub(super) async fn a_lease_can_be_given_its_id(store: Store) {
+    let id = 0x0bad_cafe_0000_0001;
+    assert_eq!(store.grant_as(id, 600).await.expect("a lease"), id);
+    let error = store.grant_as(id, 600).await.expect_err("there is one");
+    assert!(matches!(error, Error::LeaseExists(found) if found == id), "{error}");
+    put_leased(&store, "chosen/a", id).await.expect("a leased put");
+    let (other, third) = (store.grant(600).await.expect("a lease"), store.grant(600).await.expect("a lease"));
+    assert!(other != id && third != id && other != third);
+    assert!(store.leases().await.expect("all leases").contains(&id));
+    for lease in [id, other, third] {
+        store.revoke(lease).await.expect("it can be revoked");
+    }
+    assert_eq!(get(&store, "chosen/a").await, None);
+    assert_eq!(store.grant_as(id, 600).await.expect("it is free again"), id);
+    store.revoke(id).await.expect("it can be revoked");
+}
+
+pub(super) async fn a_lease_tells_its_time_and_keys(store: Store) {
+    let (long, short) = (store.grant(600).await.expect("a lease"), store.grant(300).await.expect("a lease"));
+    for key in ["told/b", "told/a"] {
+        put_leased(&store, key, long).await.expect("a leased put");
+    }
+    let lease = store.lease(long).await.expect("it is there");
+    assert_eq!((lease.id, lease.granted_seconds), (long, 600));
+    assert!((500..=600).contains(&lease.remaining_seconds), "{lease:?}");
+    assert_eq!(lease.keys.iter().map(|key| text(key)).collect::<Vec<_>>(), ["told/a", "told/b"]);
+    let leases = store.leases().await.expect("all leases");
+    assert!(leases.contains(&short) && leases.contains(&long), "{leases:?}");
+    store.revoke(long).await.expect("it can be revoked");
+    store.revoke(short).await.expect("it can be revoked");
+    let error = store.lease(long).await.expect_err("it is gone");
+    assert!(matches!(error, Error::LeaseNotFound(id) if id == long), "{error}");
+}

@@ -95,7 +95,77 @@ pub(super) async fn what_is_compacted_cannot_be_read(store: Store) {
     assert!(matches!(error, Error::Compacted { asked, oldest } if asked == one && oldest == two), "{error}");
     assert_eq!(keys_at(&store, "compact/", two).await, [("compact/a".to_owned(), "2".to_owned())]);
     assert_eq!(keys_at(&store, "compact/", three).await, [("compact/a".to_owned(), "3".to_owned())]);
-    let error = store.compact(one).await.expect_err("it is gone already");
+    let error = store.compact(two).await.expect_err("it is gone already");
     assert!(matches!(error, Error::Compacted { .. }), "{error}");
     assert_eq!(store.status().await.expect("status").compacted, two);
+}
+
+pub(super) async fn all_can_be_counted_beyond_a_limit(store: Store) {
+    let revision = commit(&store, (0..10).map(|i| put_op(&format!("counted/{i}"), "")).collect()).await.revision;
+    commit(&store, vec![delete_op("counted/9")]).await;
+    let read = async |limit, revision| {
+        let range = Range { limit, revision, count_all: true, ..Range::prefix("counted/") };
+        let reply = store.range(range).await.expect("a page");
+        (reply.entries.len(), reply.count, reply.more)
+    };
+    assert_eq!(read(3, 0).await, (3, 9, true));
+    assert_eq!(read(9, 0).await, (9, 9, false));
+    assert_eq!(read(0, 0).await, (9, 9, false));
+    assert_eq!(read(3, revision).await, (3, 10, true));
+    let serializable = Range { serializable: true, ..Range::prefix("counted/") };
+    assert_eq!(store.range(serializable).await.expect("a range").count, 9, "one member knows it all");
+}
+
+pub(super) async fn a_transaction_that_only_reads_compares(store: Store) {
+    let revision = put(&store, "readonly/a", "1").await;
+    let txn = |value: &str| Txn {
+        compare: vec![compare("readonly/a", CompareTarget::Value(value.to_owned().into()))],
+        success: vec![Op::Range(Range::key("readonly/a"))],
+        failure: vec![Op::Txn(Txn { success: vec![Op::Range(Range::prefix("readonly/x"))], ..Txn::default() })],
+    };
+    let reply = store.txn(txn("1")).await.expect("a transaction");
+    let [OpResult::Range(found)] = &reply.results[..] else { panic!("{:?}", reply.results) };
+    assert_eq!((reply.succeeded, reply.revision, found.count), (true, revision, 1));
+    let reply = store.txn(txn("2")).await.expect("a transaction");
+    let [OpResult::Txn(inner)] = &reply.results[..] else { panic!("{:?}", reply.results) };
+    assert!(!reply.succeeded && inner.succeeded);
+    let future = Op::Range(Range { revision: revision + 1, ..Range::key("readonly/a") });
+    let error = store.txn(Txn { success: vec![future], ..Txn::default() }).await.expect_err("not yet");
+    assert!(matches!(error, Error::Future { .. }), "{error}");
+}
+
+pub(super) async fn a_read_of_a_revision_in_a_transaction_sees_none_of_its_writes(store: Store) {
+    let before = commit(&store, vec![put_op("frozen/a", "1"), put_op("frozen/b", "1")]).await.revision;
+    let then = || Op::Range(Range { revision: before, ..Range::prefix("frozen/") });
+    let reply =
+        commit(&store, vec![put_op("frozen/a", "2"), delete_op("frozen/b"), put_op("frozen/c", "2"), then()]).await;
+    let OpResult::Range(found) = &reply.results[3] else { panic!("{:?}", reply.results) };
+    let found: Vec<_> = found.entries.iter().map(|entry| (text(&entry.key), text(&entry.value))).collect();
+    assert_eq!(found, keys_at(&store, "frozen/", before).await);
+    assert_eq!(found.len(), 2);
+}
+
+pub(super) async fn a_hash_changes_with_what_is_held(store: Store) {
+    let one = put(&store, "hash/a", "1").await;
+    let first = store.hash(0).await.expect("a hash");
+    assert_eq!((first.revision, first.newest), (one, one));
+    assert_eq!(store.hash(0).await.expect("a hash").hash, first.hash, "nothing has changed");
+    put(&store, "hash/a", "2").await;
+    assert_ne!(store.hash(0).await.expect("a hash").hash, first.hash);
+    assert_eq!(store.hash(one).await.expect("a hash").hash, first.hash, "as it was");
+    assert!(matches!(store.hash(one + 100).await, Err(Error::Future { .. })));
+}
+
+/// Whatever was done before on this store: the revision before its first write can be named, and nothing was there.
+pub(super) async fn a_store_begins_at_revision_one(store: Store) {
+    let status = store.status().await.expect("status");
+    assert!(status.revision >= 1, "0 means the newest to its readers: {status:?}");
+    if status.compacted <= 1 {
+        let everything = Range { end: Bytes::from_static(&[0]), revision: 1, ..Range::default() };
+        assert_eq!(store.range(everything).await.expect("the beginning").count, 0);
+        let mut stream =
+            store.watch(Bytes::new(), Bytes::from_static(&[0]), WatchFrom::Revision(1)).await.expect("all");
+        let events = next_batch(&mut stream).await.expect("it goes on").expect("it does not fail").events;
+        assert_eq!(events.first().map(revision_of), Some(2), "the first write is the second revision");
+    }
 }

@@ -97,3 +97,17 @@ pub(super) async fn what_is_compacted_cannot_be_watched(store: Store) {
     put(&store, "gone/a", "4").await;
     assert_eq!(all_told(&next_events(&mut stream, 1).await), ["+gone/a=4<3"]);
 }
+
+pub(super) async fn the_compacted_revision_itself_can_be_watched(store: Store) {
+    put(&store, "edge/a", "1").await;
+    let two = put(&store, "edge/a", "2").await;
+    put(&store, "edge/a", "3").await;
+    store.compact(two).await.expect("it can be compacted");
+    let mut stream = watch(&store, "edge/", WatchFrom::Revision(two)).await;
+    let events = next_events(&mut stream, 2).await;
+    // Of what was before the compaction a backend may know nothing any more.
+    let values: Vec<_> =
+        events.iter().map(|event| told(event).split('<').next().unwrap_or_default().to_owned()).collect();
+    assert_eq!(values, ["+edge/a=2", "+edge/a=3"]);
+    assert!(events.iter().map(revision_of).eq([two, two + 1]));
+}

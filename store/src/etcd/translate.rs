@@ -7,7 +7,7 @@ use etcd_client::{
 };
 
 use crate::backend::Error;
-use crate::kv::{Compare, CompareTarget, Entry, Op, OpResult, Range, RangeReply, Revision, Txn, TxnReply};
+use crate::kv::{Compare, CompareTarget, Entry, Op, OpResult, Range, RangeReply, Relation, Revision, Txn, TxnReply};
 
 /// etcd's numbers are signed; ours never reach the sign.
 pub(super) fn signed(number: u64) -> i64 {
@@ -36,6 +36,9 @@ pub(super) fn get(range: &Range) -> (Vec<u8>, GetOptions) {
     if range.count_only {
         options = options.with_count_only();
     }
+    if range.serializable {
+        options = options.with_serializable();
+    }
     (start_key(&range.start, &range.end), options)
 }
 
@@ -48,15 +51,21 @@ pub(super) fn txn(txn: &Txn) -> etcd_client::Txn {
 
 fn compare(compare: &Compare) -> etcd_client::Compare {
     use etcd_client::Compare as Etcd;
-    let key = compare.key.to_vec();
-    match &compare.target {
-        CompareTarget::ModRevision(revision) => Etcd::mod_revision(key, CompareOp::Equal, signed(*revision)),
-        CompareTarget::ModRevisionLess(revision) => Etcd::mod_revision(key, CompareOp::Less, signed(*revision)),
-        CompareTarget::ModRevisionGreater(revision) => Etcd::mod_revision(key, CompareOp::Greater, signed(*revision)),
-        CompareTarget::CreateRevision(revision) => Etcd::create_revision(key, CompareOp::Equal, signed(*revision)),
-        CompareTarget::Version(version) => Etcd::version(key, CompareOp::Equal, signed(*version)),
-        CompareTarget::Value(value) => Etcd::value(key, CompareOp::Equal, value.to_vec()),
-    }
+    let key = start_key(&compare.start, &compare.end);
+    let relation = match compare.relation {
+        Relation::Equal => CompareOp::Equal,
+        Relation::NotEqual => CompareOp::NotEqual,
+        Relation::Less => CompareOp::Less,
+        Relation::Greater => CompareOp::Greater,
+    };
+    let condition = match &compare.target {
+        CompareTarget::ModRevision(revision) => Etcd::mod_revision(key, relation, signed(*revision)),
+        CompareTarget::CreateRevision(revision) => Etcd::create_revision(key, relation, signed(*revision)),
+        CompareTarget::Version(version) => Etcd::version(key, relation, signed(*version)),
+        CompareTarget::Value(value) => Etcd::value(key, relation, value.to_vec()),
+        CompareTarget::Lease(lease) => Etcd::lease(key, relation, *lease),
+    };
+    if compare.end.is_empty() { condition } else { condition.with_range(compare.end.to_vec()) }
 }
 
 fn op(op: &Op) -> TxnOp {
@@ -64,6 +73,17 @@ fn op(op: &Op) -> TxnOp {
         Op::Put { key, value, lease } => {
             TxnOp::put(key.to_vec(), value.to_vec(), Some(PutOptions::new().with_lease(*lease).with_prev_key()))
         }
+        Op::Update { key, value, lease } => {
+            let mut options = PutOptions::new().with_prev_key().with_lease(lease.unwrap_or(0));
+            if value.is_none() {
+                options = options.with_ignore_value();
+            }
+            if lease.is_none() {
+                options = options.with_ignore_lease();
+            }
+            TxnOp::put(key.to_vec(), value.as_ref().map_or(Vec::new(), |value| value.to_vec()), Some(options))
+        }
+        Op::Txn(inner) => TxnOp::txn(txn(inner)),
         Op::Delete { start, end } => {
             let mut options = DeleteOptions::new().with_prev_key();
             if !end.is_empty() {
@@ -78,16 +98,25 @@ fn op(op: &Op) -> TxnOp {
     }
 }
 
-/// The revision that a step reads at, if it reads.
-pub(super) fn asked_revision(op: &Op) -> Option<Revision> {
-    if let Op::Range(range) = op { Some(range.revision) } else { None }
+/// The newest revision that any step reads at.
+pub(super) fn asked_revision(txn: &Txn) -> Revision {
+    let asked = txn.steps().map(|op| match op {
+        Op::Range(range) => range.revision,
+        Op::Txn(inner) => asked_revision(inner),
+        Op::Put { .. } | Op::Update { .. } | Op::Delete { .. } => 0,
+    });
+    asked.max().unwrap_or(0)
 }
 
 /// The lease that a transaction names: etcd does not say which it did not find.
 pub(super) fn lease_named(txn: &Txn) -> i64 {
-    let leases =
-        txn.success.iter().chain(&txn.failure).map(|op| if let Op::Put { lease, .. } = op { *lease } else { 0 });
-    leases.into_iter().find(|lease| *lease != 0).unwrap_or(0)
+    let named = txn.steps().map(|op| match op {
+        Op::Put { lease, .. } => *lease,
+        Op::Update { lease, .. } => lease.unwrap_or(0),
+        Op::Txn(inner) => lease_named(inner),
+        Op::Delete { .. } | Op::Range(_) => 0,
+    });
+    named.into_iter().find(|lease| *lease != 0).unwrap_or(0)
 }
 
 pub(super) fn entry(pair: &KeyValue) -> Entry {
@@ -109,25 +138,34 @@ fn into_entry(pair: KeyValue) -> Entry {
     Entry { key: key.into(), value: value.into(), create_revision, mod_revision, version, lease }
 }
 
-pub(super) fn range_reply(mut reply: GetResponse) -> RangeReply {
+/// What a range found; of a page the count, unless that of all was asked for.
+pub(super) fn range_reply(mut reply: GetResponse, count_all: bool) -> RangeReply {
     let (more, revision) = (reply.more(), revision(reply.header()));
     let entries: Vec<_> = reply.take_kvs().into_iter().map(into_entry).collect();
-    let count = if more { entries.len() as u64 } else { unsigned(reply.count()) };
+    let count = if more && !count_all { entries.len() as u64 } else { unsigned(reply.count()) };
     RangeReply { entries, count, more, revision }
 }
 
-pub(super) fn txn_reply(reply: &TxnResponse) -> Result<TxnReply, Error> {
-    let revision = revision(reply.header());
-    let results = reply.op_responses().into_iter().map(|result| match result {
-        TxnOpResponse::Put(mut put) => Ok(OpResult::Put(put.take_prev_key().map(into_entry))),
-        TxnOpResponse::Delete(mut delete) => {
-            Ok(OpResult::Delete(delete.take_prev_kvs().into_iter().map(into_entry).collect()))
-        }
-        TxnOpResponse::Get(get) => Ok(OpResult::Range(RangeReply { revision, ..range_reply(get) })),
-        TxnOpResponse::Txn(_) => {
-            let why = "etcd answered with a step that was not asked for".to_owned();
-            Err(Error::Uncertain { operation: "a transaction", why })
-        }
+/// What a transaction did; the steps of the branch taken tell what each result was asked for.
+pub(super) fn txn_reply(txn: &Txn, reply: &TxnResponse, revision: Revision) -> Result<TxnReply, Error> {
+    let ops = if reply.succeeded() { &txn.success } else { &txn.failure };
+    let results = ops.iter().zip(reply.op_responses()).map(|(op, result)| {
+        Ok(match (op, result) {
+            (Op::Put { .. } | Op::Update { .. }, TxnOpResponse::Put(mut put)) => {
+                OpResult::Put(put.take_prev_key().map(into_entry))
+            }
+            (Op::Delete { .. }, TxnOpResponse::Delete(mut delete)) => {
+                OpResult::Delete(delete.take_prev_kvs().into_iter().map(into_entry).collect())
+            }
+            (Op::Range(range), TxnOpResponse::Get(get)) => {
+                OpResult::Range(RangeReply { revision, ..range_reply(get, range.count_all) })
+            }
+            (Op::Txn(inner), TxnOpResponse::Txn(done)) => OpResult::Txn(txn_reply(inner, &done, revision)?),
+            _ => {
+                let why = "etcd answered with a step that was not asked for".to_owned();
+                return Err(Error::Uncertain { operation: "a transaction", why });
+            }
+        })
     });
     Ok(TxnReply { succeeded: reply.succeeded(), revision, results: results.collect::<Result<_, _>>()? })
 }

@@ -7,45 +7,47 @@ use bytes::Bytes;
 use etcd_client::{EventType, WatchClient, WatchOptions, WatchResponse};
 use futures::{StreamExt, stream};
 
-use super::fault::reading;
+use super::fault::{reading, text};
 use super::translate;
 use crate::backend::{Error, WatchStream};
-use crate::kv::{Event, Revision, WatchBatch, WatchFrom};
+use crate::kv::{Event, Revision, WatchBatch};
 
 struct Watch {
     inner: etcd_client::WatchStream,
     asked: Revision,
     compacted: Arc<AtomicU64>,
+    /// Changes when it is to be asked how far it is.
+    progress: tokio::sync::watch::Receiver<u64>,
     done: bool,
 }
 
-/// Opens a watch; returns when etcd has it, so that nothing after is missed.
+/// Opens a watch from a revision on; returns when etcd has it, so that nothing after is missed.
 pub(super) async fn open(
-    mut client: WatchClient,
+    client: WatchClient,
     compacted: Arc<AtomicU64>,
+    progress: tokio::sync::watch::Receiver<u64>,
     start: &Bytes,
     end: &Bytes,
-    from: WatchFrom,
+    asked: Revision,
 ) -> Result<WatchStream, Error> {
-    let asked = match from {
-        WatchFrom::Now => 0,
-        WatchFrom::Revision(revision) => revision.max(1),
-    };
     let mut options = WatchOptions::new().with_prev_key().with_progress_notify();
     options = options.with_start_revision(translate::signed(asked));
     if !end.is_empty() {
         options = options.with_range(end.to_vec());
     }
     let key = translate::start_key(start, end);
-    let mut inner = reading("open a watch", client.watch(key, Some(options))).await?;
-    let created = reading("open a watch", inner.message()).await?;
-    let mut watch = Watch { inner, asked, compacted, done: false };
-    let first = match created {
-        Some(reply) if reply.created() && !reply.canceled() => {
-            // Only from now on is what etcd says here how far the watch is: one from the past has yet to catch up.
-            let revision = if asked == 0 { translate::revision(reply.header()) } else { 0 };
-            (revision > 0).then_some(Ok(WatchBatch { events: Vec::new(), revision }))
+    let (inner, created) = reading("open a watch", || {
+        let (mut client, key, options) = (client.clone(), key.clone(), options.clone());
+        async move {
+            let mut inner = client.watch(key, Some(options)).await?;
+            let created = inner.message().await?;
+            Ok((inner, created))
         }
+    })
+    .await?;
+    let mut watch = Watch { inner, asked, compacted, progress, done: false };
+    let first = match created {
+        Some(reply) if reply.created() && !reply.canceled() => None,
         Some(reply) => Some(Err(watch.ended(&reply))),
         None => Some(Err(closed("etcd closed it".to_owned()))),
     };
@@ -57,11 +59,21 @@ async fn next(mut watch: Watch) -> Option<(Result<WatchBatch, Error>, Watch)> {
     if watch.done {
         return None;
     }
-    let item = match watch.inner.message().await {
+    let message = loop {
+        tokio::select! {
+            message = watch.inner.message() => break message,
+            Ok(()) = watch.progress.changed() => {
+                if let Err(error) = watch.inner.request_progress().await {
+                    break Err(error);
+                }
+            }
+        }
+    };
+    let item = match message {
         Ok(Some(reply)) if reply.canceled() => Err(watch.ended(&reply)),
         Ok(Some(reply)) => batch(&reply),
         Ok(None) => Err(closed("etcd closed it".to_owned())),
-        Err(error) => Err(closed(error.to_string())),
+        Err(error) => Err(closed(text(&error))),
     };
     watch.done = item.is_err();
     Some((item, watch))

@@ -4,10 +4,22 @@
 use bytes::Bytes;
 
 use super::{Action, Command, Millis};
-use crate::kv::{Compare, CompareTarget, Op, Range, Txn};
+use crate::backend::MAX_TXN_OPS;
+use crate::kv::{Compare, CompareTarget, Op, Range, Relation, Txn};
 
 /// Version of the command format, the first byte of each.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+
+/// Before, compares had one key and a target that implied the relation, and grants no id. It is still read.
+const VERSION_1: u8 = 1;
+
+/// Flags of a range.
+const COUNT_ONLY: u8 = 1;
+const COUNT_ALL: u8 = 2;
+
+/// Flags of an update: what of it follows.
+const HAS_VALUE: u8 = 1;
+const HAS_LEASE: u8 = 2;
 
 /// Where `now` stands in an encoded command: the proposer encodes, but only the log's writer knows the time.
 const NOW: std::ops::Range<usize> = 1..9;
@@ -114,9 +126,10 @@ pub(crate) fn encode(action: &Action) -> Vec<u8> {
             out.byte(0);
             encode_txn(&mut out, txn);
         }
-        Action::Grant { ttl } => {
+        Action::Grant { ttl, id } => {
             out.byte(1);
             out.number(ttl.cast_unsigned());
+            out.number(id.cast_unsigned());
         }
         Action::KeepAlive(id) => {
             out.byte(2);
@@ -140,16 +153,17 @@ pub(crate) fn set_now(command: &mut [u8], now: Millis) {
     command[NOW].copy_from_slice(&now.to_le_bytes());
 }
 
-/// The command that [`encode`] made.
+/// The command that [`encode`] made, or an older one did.
 pub(crate) fn decode(bytes: &Bytes) -> Result<Command, Malformed> {
-    if bytes.first() != Some(&VERSION) {
-        return Err(Malformed("the command has an unknown version"));
-    }
+    let version = match bytes.first() {
+        Some(&version @ (VERSION | VERSION_1)) => version,
+        Some(_) | None => return Err(Malformed("the command has an unknown version")),
+    };
     let now = bytes.get(NOW).and_then(|now| now.try_into().ok()).ok_or(Malformed("it ends early"))?;
     let mut from = Reader::new(bytes.slice(NOW.end..));
     let action = match from.byte()? {
-        0 => Action::Txn(decode_txn(&mut from)?),
-        1 => Action::Grant { ttl: from.signed()? },
+        0 => Action::Txn(decode_txn(&mut from, version, MAX_TXN_OPS)?),
+        1 => Action::Grant { ttl: from.signed()?, id: if version == VERSION_1 { 0 } else { from.signed()? } },
         2 => Action::KeepAlive(from.signed()?),
         3 => Action::Revoke(from.signed()?),
         4 => Action::Compact(from.number()?),
@@ -159,37 +173,33 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<Command, Malformed> {
     if !from.is_empty() {
         return Err(Malformed("bytes follow the command"));
     }
-    Ok(Command { now: Millis::from_le_bytes(now), action })
+    Ok(Command { now: Millis::from_le_bytes(now), action, from_zero: version == VERSION_1 })
 }
 
 fn estimate(action: &Action) -> usize {
-    let Action::Txn(txn) = action else { return 32 };
-    let ops = txn.success.iter().chain(&txn.failure).map(|op| match op {
+    if let Action::Txn(txn) = action { 16 + txn_size(txn) } else { 32 }
+}
+
+/// At least the bytes that a transaction takes.
+fn txn_size(txn: &Txn) -> usize {
+    let ops = txn.steps().map(|op| match op {
         Op::Put { key, value, .. } => key.len() + value.len() + 24,
+        Op::Update { key, value, .. } => key.len() + value.as_ref().map_or(0, Bytes::len) + 24,
         Op::Delete { start, end } => start.len() + end.len() + 12,
         Op::Range(range) => range.start.len() + range.end.len() + 24,
+        Op::Txn(inner) => 1 + txn_size(inner),
     });
-    32 + ops.sum::<usize>() + txn.compare.iter().map(|compare| compare.key.len() + 24).sum::<usize>()
+    let compares = txn.compare.iter().map(|compare| match &compare.target {
+        CompareTarget::Value(value) => compare.start.len() + compare.end.len() + value.len() + 24,
+        _ => compare.start.len() + compare.end.len() + 24,
+    });
+    24 + ops.sum::<usize>() + compares.sum::<usize>()
 }
 
 fn encode_txn(out: &mut Writer, txn: &Txn) {
     out.number(txn.compare.len() as u64);
     for compare in &txn.compare {
-        out.bytes(&compare.key);
-        let (tag, number) = match &compare.target {
-            CompareTarget::ModRevision(revision) => (0, *revision),
-            CompareTarget::CreateRevision(revision) => (1, *revision),
-            CompareTarget::Version(version) => (2, *version),
-            CompareTarget::Value(value) => {
-                out.byte(3);
-                out.bytes(value);
-                continue;
-            }
-            CompareTarget::ModRevisionLess(revision) => (4, *revision),
-            CompareTarget::ModRevisionGreater(revision) => (5, *revision),
-        };
-        out.byte(tag);
-        out.number(number);
+        encode_compare(out, compare);
     }
     for ops in [&txn.success, &txn.failure] {
         out.number(ops.len() as u64);
@@ -197,6 +207,30 @@ fn encode_txn(out: &mut Writer, txn: &Txn) {
             encode_op(out, op);
         }
     }
+}
+
+fn encode_compare(out: &mut Writer, compare: &Compare) {
+    out.bytes(&compare.start);
+    out.bytes(&compare.end);
+    out.byte(match compare.relation {
+        Relation::Equal => 0,
+        Relation::NotEqual => 1,
+        Relation::Less => 2,
+        Relation::Greater => 3,
+    });
+    let (tag, number) = match &compare.target {
+        CompareTarget::ModRevision(revision) => (0, *revision),
+        CompareTarget::CreateRevision(revision) => (1, *revision),
+        CompareTarget::Version(version) => (2, *version),
+        CompareTarget::Value(value) => {
+            out.byte(3);
+            out.bytes(value);
+            return;
+        }
+        CompareTarget::Lease(lease) => (4, lease.cast_unsigned()),
+    };
+    out.byte(tag);
+    out.number(number);
 }
 
 fn encode_op(out: &mut Writer, op: &Op) {
@@ -218,39 +252,76 @@ fn encode_op(out: &mut Writer, op: &Op) {
             out.bytes(&range.end);
             out.number(range.limit as u64);
             out.number(range.revision);
-            out.byte(u8::from(range.count_only));
+            out.byte((u8::from(range.count_only) * COUNT_ONLY) | (u8::from(range.count_all) * COUNT_ALL));
+        }
+        Op::Txn(txn) => {
+            out.byte(3);
+            encode_txn(out, txn);
+        }
+        Op::Update { key, value, lease } => {
+            out.byte(4);
+            out.bytes(key);
+            out.byte((u8::from(value.is_some()) * HAS_VALUE) | (u8::from(lease.is_some()) * HAS_LEASE));
+            value.iter().for_each(|value| out.bytes(value));
+            lease.iter().for_each(|lease| out.number(lease.cast_unsigned()));
         }
     }
 }
 
-fn decode_txn(from: &mut Reader) -> Result<Txn, Malformed> {
+fn decode_txn(from: &mut Reader, version: u8, depth: usize) -> Result<Txn, Malformed> {
+    let depth = depth.checked_sub(1).ok_or(Malformed("transactions are nested too deeply"))?;
     let mut txn = Txn::default();
     for _ in 0..from.count()? {
-        let key = from.bytes()?;
-        let target = match from.byte()? {
-            0 => CompareTarget::ModRevision(from.number()?),
-            1 => CompareTarget::CreateRevision(from.number()?),
-            2 => CompareTarget::Version(from.number()?),
-            3 => CompareTarget::Value(from.bytes()?),
-            4 => CompareTarget::ModRevisionLess(from.number()?),
-            5 => CompareTarget::ModRevisionGreater(from.number()?),
-            _ => return Err(Malformed("a compare has an unknown target")),
-        };
-        txn.compare.push(Compare { key, target });
+        txn.compare.push(if version == VERSION_1 { decode_compare_1(from)? } else { decode_compare(from)? });
     }
-    txn.success = decode_ops(from)?;
-    txn.failure = decode_ops(from)?;
+    txn.success = decode_ops(from, version, depth)?;
+    txn.failure = decode_ops(from, version, depth)?;
     Ok(txn)
 }
 
-fn decode_ops(from: &mut Reader) -> Result<Vec<Op>, Malformed> {
+fn decode_compare(from: &mut Reader) -> Result<Compare, Malformed> {
+    let (start, end) = (from.bytes()?, from.bytes()?);
+    let relation = match from.byte()? {
+        0 => Relation::Equal,
+        1 => Relation::NotEqual,
+        2 => Relation::Less,
+        3 => Relation::Greater,
+        _ => return Err(Malformed("a compare has an unknown relation")),
+    };
+    let target = match from.byte()? {
+        0 => CompareTarget::ModRevision(from.number()?),
+        1 => CompareTarget::CreateRevision(from.number()?),
+        2 => CompareTarget::Version(from.number()?),
+        3 => CompareTarget::Value(from.bytes()?),
+        4 => CompareTarget::Lease(from.signed()?),
+        _ => return Err(Malformed("a compare has an unknown target")),
+    };
+    Ok(Compare { start, end, target, relation })
+}
+
+/// A compare as version 1 wrote it.
+fn decode_compare_1(from: &mut Reader) -> Result<Compare, Malformed> {
+    let key = from.bytes()?;
+    let (relation, target) = match from.byte()? {
+        0 => (Relation::Equal, CompareTarget::ModRevision(from.number()?)),
+        1 => (Relation::Equal, CompareTarget::CreateRevision(from.number()?)),
+        2 => (Relation::Equal, CompareTarget::Version(from.number()?)),
+        3 => (Relation::Equal, CompareTarget::Value(from.bytes()?)),
+        4 => (Relation::Less, CompareTarget::ModRevision(from.number()?)),
+        5 => (Relation::Greater, CompareTarget::ModRevision(from.number()?)),
+        _ => return Err(Malformed("a compare has an unknown target")),
+    };
+    Ok(Compare::key(key, relation, target))
+}
+
+fn decode_ops(from: &mut Reader, version: u8, depth: usize) -> Result<Vec<Op>, Malformed> {
     let count = from.count()?;
-    (0..count).map(|_| decode_op(from, count == 1)).collect()
+    (0..count).map(|_| decode_op(from, count == 1, version, depth)).collect()
 }
 
 /// The value of an `only` step is nearly all of its command, so it may share the command's buffer; the key outlives many
 /// values and may not.
-fn decode_op(from: &mut Reader, only: bool) -> Result<Op, Malformed> {
+fn decode_op(from: &mut Reader, only: bool, version: u8, depth: usize) -> Result<Op, Malformed> {
     Ok(match from.byte()? {
         0 => {
             let key = from.copied()?;
@@ -258,15 +329,25 @@ fn decode_op(from: &mut Reader, only: bool) -> Result<Op, Malformed> {
             Op::Put { key, value, lease: from.signed()? }
         }
         1 => Op::Delete { start: from.bytes()?, end: from.bytes()? },
-        2 => Op::Range(Range {
-            start: from.bytes()?,
-            end: from.bytes()?,
-            limit: usize::try_from(from.number()?).map_err(|_| Malformed("a limit is too large"))?,
-            revision: from.number()?,
-            count_only: from.byte()? != 0,
-        }),
+        2 => Op::Range(decode_range(from)?),
+        3 if version != VERSION_1 => Op::Txn(decode_txn(from, version, depth)?),
+        4 if version != VERSION_1 => {
+            let key = from.bytes()?;
+            let has = from.byte()?;
+            let value = if has & HAS_VALUE != 0 { Some(from.copied()?) } else { None };
+            let lease = if has & HAS_LEASE != 0 { Some(from.signed()?) } else { None };
+            Op::Update { key, value, lease }
+        }
         _ => return Err(Malformed("a step is of an unknown kind")),
     })
+}
+
+fn decode_range(from: &mut Reader) -> Result<Range, Malformed> {
+    let (start, end) = (from.bytes()?, from.bytes()?);
+    let limit = usize::try_from(from.number()?).map_err(|_| Malformed("a limit is too large"))?;
+    let (revision, counts) = (from.number()?, from.byte()?);
+    let (count_only, count_all) = (counts & COUNT_ONLY != 0, counts & COUNT_ALL != 0);
+    Ok(Range { start, end, limit, revision, count_only, count_all, serializable: false })
 }
 
 #[cfg(test)]
@@ -275,25 +356,93 @@ mod tests {
 
     fn sample() -> Action {
         let put = |key: &'static str| Op::Put { key: key.into(), value: vec![7; 300].into(), lease: -3 };
-        let compare = |target| Compare { key: "k".into(), target };
+        let compare = |relation, target| Compare::key("k", relation, target);
+        let range = Range { limit: 5, revision: 9, count_only: true, count_all: true, ..Range::prefix("x") };
+        let inner = Txn {
+            compare: vec![Compare { end: "l".into(), ..compare(Relation::NotEqual, CompareTarget::Lease(-1)) }],
+            success: vec![Op::Update { key: "u".into(), value: Some("v".into()), lease: None }],
+            failure: vec![Op::Update { key: "u".into(), value: None, lease: Some(0) }],
+        };
         Action::Txn(Txn {
             compare: vec![
-                compare(CompareTarget::ModRevision(u64::MAX)),
-                compare(CompareTarget::CreateRevision(0)),
-                compare(CompareTarget::Version(127)),
-                compare(CompareTarget::Value("v".into())),
-                compare(CompareTarget::ModRevisionLess(128)),
-                compare(CompareTarget::ModRevisionGreater(1 << 40)),
+                compare(Relation::Equal, CompareTarget::ModRevision(u64::MAX)),
+                compare(Relation::NotEqual, CompareTarget::CreateRevision(0)),
+                compare(Relation::Less, CompareTarget::Version(127)),
+                compare(Relation::Greater, CompareTarget::Value("v".into())),
             ],
-            success: vec![put("a"), Op::Delete { start: "b".into(), end: "c".into() }],
-            failure: vec![Op::Range(Range { limit: 5, revision: 9, count_only: true, ..Range::prefix("x") })],
+            success: vec![put("a"), Op::Delete { start: "b".into(), end: "c".into() }, Op::Txn(inner)],
+            failure: vec![Op::Range(range)],
         })
+    }
+
+    /// A transaction as version 1 wrote it: compares of every target, a put, a delete, a range.
+    #[test]
+    fn commands_of_version_1_are_read() {
+        let mut out = Writer::default();
+        out.byte(1);
+        out.0.extend_from_slice(&77_u64.to_le_bytes());
+        out.byte(0);
+        out.number(6);
+        for tag in 0..6_u8 {
+            out.bytes(b"k");
+            out.byte(tag);
+            if tag == 3 { out.bytes(b"v") } else { out.number(u64::from(tag)) }
+        }
+        out.number(2);
+        out.byte(0);
+        out.bytes(b"a");
+        out.bytes(b"1");
+        out.number(9);
+        out.byte(1);
+        out.bytes(b"b");
+        out.bytes(b"c");
+        out.number(1);
+        out.byte(2);
+        out.bytes(b"x");
+        out.bytes(b"y");
+        out.number(5);
+        out.number(6);
+        out.byte(1);
+        let command = decode(&out.0.into()).unwrap();
+        assert!((command.now, command.from_zero) == (77, true));
+        let compare = |relation, target| Compare::key("k", relation, target);
+        let want = Txn {
+            compare: vec![
+                compare(Relation::Equal, CompareTarget::ModRevision(0)),
+                compare(Relation::Equal, CompareTarget::CreateRevision(1)),
+                compare(Relation::Equal, CompareTarget::Version(2)),
+                compare(Relation::Equal, CompareTarget::Value("v".into())),
+                compare(Relation::Less, CompareTarget::ModRevision(4)),
+                compare(Relation::Greater, CompareTarget::ModRevision(5)),
+            ],
+            success: vec![
+                Op::Put { key: "a".into(), value: "1".into(), lease: 9 },
+                Op::Delete { start: "b".into(), end: "c".into() },
+            ],
+            failure: vec![Op::Range(Range {
+                start: "x".into(),
+                end: "y".into(),
+                limit: 5,
+                revision: 6,
+                count_only: true,
+                ..Range::default()
+            })],
+        };
+        assert_eq!(format!("{:?}", command.action), format!("{:?}", Action::Txn(want)));
+    }
+
+    #[test]
+    fn a_grant_of_version_1_has_no_id() {
+        let grant = [&[1][..], &[0; 8], &[1, 60]].concat();
+        let command = decode(&grant.into()).unwrap();
+        assert!(matches!(command.action, Action::Grant { ttl: 60, id: 0 }), "{command:?}");
     }
 
     #[test]
     fn every_action_survives_the_round_trip() {
         let rest = [
-            Action::Grant { ttl: 60 },
+            Action::Grant { ttl: 60, id: 0 },
+            Action::Grant { ttl: 1, id: -7 },
             Action::KeepAlive(i64::MIN),
             Action::Revoke(1),
             Action::Compact(u64::MAX),

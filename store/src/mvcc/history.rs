@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Millis, Mvcc, Span, size};
+use super::{BEGINNING, Millis, Mvcc, Span, size};
 use crate::backend::Error;
 use crate::kv::{Entry, Event, Revision};
 
@@ -96,9 +96,15 @@ impl Mvcc {
         current.try_for_each(take)
     }
 
-    /// What changed in each revision from `from` on. `from` must be after `compacted`.
+    /// The first revision from which on all that changed is known.
+    pub(crate) fn oldest_change(&self) -> Revision {
+        // Nothing changed in the revision that a store begins with.
+        if self.compacted <= BEGINNING { BEGINNING } else { self.base + 1 }
+    }
+
+    /// What changed in each revision from `from` on, which must not be before [`Self::oldest_change`].
     pub(crate) fn changes_from(&self, from: Revision) -> impl Iterator<Item = &Arc<Revised>> {
-        let skip = from.saturating_sub(self.compacted + 1);
+        let skip = from.saturating_sub(self.base + 1);
         let skip = usize::try_from(skip).unwrap_or(usize::MAX).min(self.log.len());
         self.log.focus().narrow(skip..).into_iter()
     }
@@ -128,7 +134,8 @@ impl Mvcc {
         } else if drop <= slack {
             return None;
         }
-        (drop > 0).then_some(self.compacted + drop as u64)
+        let revision = self.revision.min(self.base + drop as u64 + 1);
+        (drop > 0 && revision > self.compacted).then_some(revision)
     }
 
     pub(super) fn compact(&mut self, revision: Revision) -> Result<(), Error> {
@@ -138,7 +145,8 @@ impl Mvcc {
         if revision <= self.compacted {
             return Err(Error::Compacted { asked: revision, oldest: self.compacted });
         }
-        while self.log.front().is_some_and(|item| item.revision <= revision) {
+        // The changes of the revision itself stay, so that it can be watched from, too.
+        while self.log.front().is_some_and(|item| item.revision < revision) {
             let item = self.log.pop_front().expect("invariant: front was there");
             for prev in item.changes.iter().filter_map(|change| change.prev.as_ref()) {
                 self.past.remove(&(prev.key.clone(), item.revision));
@@ -146,6 +154,7 @@ impl Mvcc {
             self.past_bytes -= item.bytes;
         }
         self.compacted = revision;
+        self.base = self.base.max(revision - 1);
         Ok(())
     }
 }
@@ -159,7 +168,7 @@ mod tests {
     fn put(state: &mut Mvcc, now: Millis, key: &str, bytes: usize) {
         let put = Op::Put { key: key.to_owned().into(), value: vec![0; bytes].into(), lease: 0 };
         let action = Action::Txn(Txn { success: vec![put], ..Txn::default() });
-        state.apply(&Command { now, action }).unwrap();
+        state.apply(&Command::new(now, action)).unwrap();
     }
 
     fn filled(writes: u64, bytes: usize) -> Mvcc {
@@ -173,22 +182,26 @@ mod tests {
         let all = Window { revisions: usize::MAX, bytes: u64::MAX, age: Duration::MAX, floor: 0 };
         let state = filled(1000, 100);
         assert_eq!(state.due_compaction(&all), None);
-        assert_eq!(state.due_compaction(&Window { revisions: 400, ..all }), Some(600));
+        assert_eq!(state.due_compaction(&Window { revisions: 400, ..all }), Some(602));
         assert_eq!(state.due_compaction(&Window { revisions: 990, ..all }), None, "ten are not worth a command");
         let aged = Window { revisions: 10_000, age: Duration::from_secs(99), ..all };
-        assert_eq!(state.due_compaction(&Window { floor: 100, ..aged }), Some(900));
-        assert_eq!(state.due_compaction(&Window { floor: 300, ..aged }), Some(700), "the floor stays");
+        assert_eq!(state.due_compaction(&Window { floor: 100, ..aged }), Some(902));
+        assert_eq!(state.due_compaction(&Window { floor: 300, ..aged }), Some(702), "the floor stays");
         let heavy = state.due_compaction(&Window { bytes: 10_300, floor: 900, ..all }).unwrap();
-        assert!((900..920).contains(&heavy), "100 versions of 103 bytes, less some: {heavy}");
+        assert!((902..922).contains(&heavy), "100 versions of 103 bytes, less some: {heavy}");
     }
 
     #[test]
     fn compaction_frees_what_it_forgets() {
         let mut state = filled(1000, 100);
-        state.apply(&Command { now: 0, action: Action::Compact(990) }).unwrap();
+        state.apply(&Command::new(0, Action::Compact(992))).unwrap();
         assert_eq!((state.log.len(), state.past.len(), state.past_bytes), (10, 10, 1030));
-        state.apply(&Command { now: 0, action: Action::Compact(1000) }).unwrap();
-        assert_eq!((state.log.len(), state.past.len(), state.past_bytes), (0, 0, 0));
+        state.apply(&Command::new(0, Action::Compact(1001))).unwrap();
+        assert_eq!(
+            (state.log.len(), state.past.len(), state.past_bytes),
+            (1, 1, 103),
+            "the newest can be watched from"
+        );
         assert_eq!(state.bytes(), 103);
     }
 

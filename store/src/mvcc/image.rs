@@ -1,6 +1,6 @@
 //! The whole state as a sequence of items, and back: what a snapshot file holds.
 //!
-//! The state is written as it was at `compacted`, followed by what each later revision changed. So no value is written
+//! The state is written as it was at `base`, followed by what each later revision changed. So no value is written
 //! twice, and reading it back goes through the same code as the commands did.
 
 use std::ops::ControlFlow;
@@ -13,12 +13,14 @@ use super::codec::{Malformed, Reader, Writer};
 use super::history::Revised;
 use super::leases::Lease;
 use super::{Millis, Mvcc, size};
-use crate::kv::Entry;
+use crate::kv::{Entry, LeaseId, Revision};
 
-const META: u8 = 1;
+/// As older stores wrote it: nothing that changed in the compacted revision is known.
+const META_1: u8 = 1;
 const LEASE: u8 = 2;
 const ENTRY: u8 = 3;
 const REVISED: u8 = 4;
+const META: u8 = 5;
 
 impl Mvcc {
     /// Appends all items to `out`, and calls `flush` after each, which may take away what is there.
@@ -27,19 +29,13 @@ impl Mvcc {
         out: &mut Writer,
         mut flush: impl FnMut(&mut Writer) -> Result<(), E>,
     ) -> Result<(), E> {
-        out.byte(META);
-        out.number(self.compacted);
-        out.number(self.now);
-        out.number(self.last_lease.cast_unsigned());
+        Meta { base: self.base, compacted: self.compacted, now: self.now, last_lease: self.last_lease }.write(out);
         flush(out)?;
         for (id, lease) in &self.leases {
-            out.byte(LEASE);
-            out.number(id.cast_unsigned());
-            out.number(lease.ttl.cast_unsigned());
-            out.number(lease.deadline);
+            write_lease(out, *id, lease.ttl, lease.deadline);
             flush(out)?;
         }
-        let written = self.each_at(self.compacted, &Bytes::new(), &Bytes::from_static(&[0]), &mut |entry| {
+        let written = self.each_at(self.base, &Bytes::new(), &Bytes::from_static(&[0]), &mut |entry| {
             write_entry(out, entry);
             flush(out).map_or_else(ControlFlow::Break, ControlFlow::Continue)
         });
@@ -58,9 +54,17 @@ impl Mvcc {
         let mut from = Reader::new(items);
         while !from.is_empty() {
             match from.byte()? {
+                META_1 => {
+                    self.base = from.number()?;
+                    self.compacted = self.base;
+                    self.revision = self.base;
+                    self.now = from.number()?;
+                    self.last_lease = from.signed()?;
+                }
                 META => {
+                    self.base = from.number()?;
                     self.compacted = from.number()?;
-                    self.revision = self.compacted;
+                    self.revision = self.base;
                     self.now = from.number()?;
                     self.last_lease = from.signed()?;
                 }
@@ -115,7 +119,32 @@ impl Mvcc {
     }
 }
 
-fn write_entry(out: &mut Writer, entry: &Entry) {
+/// What the first item says.
+pub(crate) struct Meta {
+    pub(crate) base: Revision,
+    pub(crate) compacted: Revision,
+    pub(crate) now: Millis,
+    pub(crate) last_lease: LeaseId,
+}
+
+impl Meta {
+    pub(crate) fn write(&self, out: &mut Writer) {
+        out.byte(META);
+        out.number(self.base);
+        out.number(self.compacted);
+        out.number(self.now);
+        out.number(self.last_lease.cast_unsigned());
+    }
+}
+
+pub(crate) fn write_lease(out: &mut Writer, id: LeaseId, ttl: i64, deadline: Millis) {
+    out.byte(LEASE);
+    out.number(id.cast_unsigned());
+    out.number(ttl.cast_unsigned());
+    out.number(deadline);
+}
+
+pub(crate) fn write_entry(out: &mut Writer, entry: &Entry) {
     out.byte(ENTRY);
     out.bytes(&entry.key);
     out.bytes(&entry.value);

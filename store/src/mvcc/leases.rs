@@ -7,7 +7,7 @@ use imbl::OrdSet;
 
 use super::{Millis, Mvcc};
 use crate::backend::Error;
-use crate::kv::{Entry, LeaseId};
+use crate::kv::{Entry, LeaseId, LeaseInfo};
 
 /// One lease.
 #[derive(Clone, Debug)]
@@ -26,11 +26,41 @@ impl Mvcc {
         self.deadlines.get_min().map(|(deadline, _)| *deadline)
     }
 
-    pub(super) fn grant(&mut self, ttl: i64) -> LeaseId {
-        self.last_lease += 1;
+    pub(super) fn grant(&mut self, id: LeaseId, ttl: i64) -> Result<LeaseId, Error> {
+        if self.leases.contains_key(&id) {
+            return Err(Error::LeaseExists(id));
+        }
+        let id = if id == 0 { self.choose_id() } else { id };
         let deadline = self.deadline(ttl);
-        self.set_lease(self.last_lease, Lease { ttl, deadline, keys: OrdSet::new() });
-        self.last_lease
+        self.set_lease(id, Lease { ttl, deadline, keys: OrdSet::new() });
+        Ok(id)
+    }
+
+    /// The next id that nobody has chosen; above the last it goes on from 1.
+    fn choose_id(&mut self) -> LeaseId {
+        loop {
+            self.last_lease = self.last_lease.checked_add(1).unwrap_or(1);
+            if !self.leases.contains_key(&self.last_lease) {
+                return self.last_lease;
+            }
+        }
+    }
+
+    /// How a lease is, as of the newest command.
+    pub(crate) fn lease(&self, id: LeaseId) -> Result<LeaseInfo, Error> {
+        let lease = self.leases.get(&id).ok_or(Error::LeaseNotFound(id))?;
+        let remaining = lease.deadline.saturating_sub(self.now) / 1_000;
+        Ok(LeaseInfo {
+            id,
+            granted_seconds: lease.ttl,
+            remaining_seconds: i64::try_from(remaining).unwrap_or(i64::MAX),
+            keys: lease.keys.iter().cloned().collect(),
+        })
+    }
+
+    /// All leases, the one that ends next first.
+    pub(crate) fn leases(&self) -> Vec<LeaseId> {
+        self.deadlines.iter().map(|(_, id)| *id).collect()
     }
 
     pub(super) fn set_lease(&mut self, id: LeaseId, lease: Lease) {

@@ -80,10 +80,13 @@ impl Watchers {
     ) -> Result<WatchStream, Error> {
         let from = match from {
             WatchFrom::Now => state.revision() + 1,
-            WatchFrom::Revision(revision) if revision <= state.compacted() && state.compacted() > 0 => {
-                return Err(Error::Compacted { asked: revision, oldest: state.compacted() + 1 });
+            WatchFrom::Revision(revision) => {
+                let (asked, oldest) = (revision.max(1), state.oldest_change());
+                if asked < oldest {
+                    return Err(Error::Compacted { asked, oldest });
+                }
+                asked
             }
-            WatchFrom::Revision(revision) => revision.max(1),
         };
         let feed = Feed { start, end, from, queue: Mutex::default() };
         let mut queue = Queue { progress: state.revision(), tell: true, ..Queue::default() };

@@ -12,7 +12,9 @@ use futures::StreamExt;
 use super::dice::Dice;
 use super::world::{Happening, Micros, World};
 use crate::backend::{Error, WatchStream};
-use crate::kv::{Compare, CompareTarget, LeaseId, Op, OpResult, Range, RangeReply, Revision, Txn, TxnReply, WatchFrom};
+use crate::kv::{
+    Compare, CompareTarget, LeaseId, Op, OpResult, Range, RangeReply, Relation, Revision, Txn, TxnReply, WatchFrom,
+};
 use crate::members::MemberId;
 use crate::mvcc::{Action, Outcome, codec};
 use crate::replica::member::Reply;
@@ -98,7 +100,7 @@ impl Client {
             }
             30..45 => {
                 let revision = self.dice.within(newest.saturating_sub(20)..newest + 1);
-                let compare = vec![Compare { key: key.clone(), target: CompareTarget::ModRevisionLess(revision) }];
+                let compare = vec![Compare::key(key.clone(), Relation::Less, CompareTarget::ModRevision(revision))];
                 let mut success = vec![self.put(key)];
                 if self.dice.chance(300) {
                     success.push(self.put(Bytes::from_static(b"z")));
@@ -112,7 +114,7 @@ impl Client {
                 let revision = self.dice.within(newest.saturating_sub(60)..newest + 1);
                 (Asked::Range(Range { revision, ..Range::key(key) }), None)
             }
-            88..92 => (Asked::Grant, Some(Action::Grant { ttl: self.dice.within(1..4).cast_signed() })),
+            88..92 => (Asked::Grant, Some(Action::Grant { ttl: self.dice.within(1..4).cast_signed(), id: 0 })),
             92..95 => other(Action::KeepAlive(self.dice.pick(&self.leases).unwrap_or(1))),
             95..97 => other(Action::Revoke(self.dice.pick(&self.leases).unwrap_or(1))),
             _ => other(Action::Compact(newest.saturating_sub(self.dice.within(5..200)))),
@@ -181,7 +183,7 @@ impl World {
             (Asked::Txn(txn), Err(error)) if !matches!(error, Error::Uncertain { .. }) => {
                 let values = txn.success.into_iter().filter_map(|op| match op {
                     Op::Put { value, .. } => Some(value),
-                    Op::Delete { .. } | Op::Range(_) => None,
+                    Op::Update { .. } | Op::Delete { .. } | Op::Range(_) | Op::Txn(_) => None,
                 });
                 self.clients[client].never.extend(values);
             }
@@ -218,15 +220,15 @@ impl World {
         let writes = reply.results.iter().any(|result| match result {
             OpResult::Put(_) => true,
             OpResult::Delete(gone) => !gone.is_empty(),
-            OpResult::Range(_) => false,
+            OpResult::Range(_) | OpResult::Txn(_) => false,
         });
         if revision < floor || (writes && revision == floor) {
             self.blame(format!("a transaction happened at {revision} though {floor} had been told of before"));
         }
         let before = if writes { revision - 1 } else { revision };
         for compare in &txn.compare {
-            let modified = self.truth.at(&compare.key, before).map_or(0, |entry| entry.mod_revision);
-            let CompareTarget::ModRevisionLess(asked) = compare.target else { continue };
+            let modified = self.truth.at(&compare.start, before).map_or(0, |entry| entry.mod_revision);
+            let CompareTarget::ModRevision(asked) = compare.target else { continue };
             if reply.succeeded != (modified < asked) {
                 self.blame(format!("{txn:?} said {} at {revision}, where {modified} is", reply.succeeded));
             }

@@ -1,0 +1,74 @@
+//! Errors as etcd says them. Clients tell them apart by code and exact words.
+//! Source: `api/v3rpc/rpctypes/error.go` in etcd.
+
+use tonic::{Code, Status};
+
+use crate::backend::Error;
+use crate::mvcc::limits::WRITTEN_TWICE;
+
+/// Each error that has a name in etcd.
+macro_rules! named {
+    ($($name:ident $code:ident $text:literal)*) => {
+        $(pub(super) fn $name() -> Status { Status::new(Code::$code, concat!("etcdserver: ", $text)) })*
+    };
+}
+
+named! {
+    empty_key InvalidArgument "key is not provided"
+    key_not_found InvalidArgument "key not found"
+    value_provided InvalidArgument "value is provided"
+    lease_provided InvalidArgument "lease is provided"
+    too_many_ops InvalidArgument "too many operations in txn request"
+    duplicate_key InvalidArgument "duplicate key given in txn request"
+    invalid_sort InvalidArgument "invalid sort option"
+    request_too_large InvalidArgument "request is too large"
+    compacted OutOfRange "mvcc: required revision has been compacted"
+    future OutOfRange "mvcc: required revision is a future revision"
+    lease_not_found NotFound "requested lease not found"
+    lease_exists FailedPrecondition "lease already exists"
+    lease_too_long OutOfRange "too large lease TTL"
+    member_not_found NotFound "member not found"
+    member_not_learner FailedPrecondition "can only promote a learner member"
+    bad_member_urls InvalidArgument "given member URLs are invalid"
+    peer_url_exists FailedPrecondition "Peer URLs already exists"
+    not_leader FailedPrecondition "not leader"
+    bad_transferee FailedPrecondition "bad leader transferee"
+    no_leader Unavailable "no leader"
+    timed_out Unavailable "request timed out"
+    stopped Unavailable "server stopped"
+    auth_not_enabled FailedPrecondition "authentication is not enabled"
+}
+
+/// A backend's error.
+#[expect(clippy::needless_pass_by_value, reason = "errors are mapped, and handed over for it")]
+pub(super) fn status(error: Error) -> Status {
+    match error {
+        Error::Compacted { .. } => compacted(),
+        Error::Future { .. } => future(),
+        Error::LeaseNotFound(_) => lease_not_found(),
+        Error::LeaseExists(_) => lease_exists(),
+        Error::KeyNotFound => key_not_found(),
+        Error::TooLarge { .. } => request_too_large(),
+        Error::Invalid { why: WRITTEN_TWICE } => duplicate_key(),
+        Error::Invalid { why } => Status::invalid_argument(format!("etcdserver: {why}")),
+        Error::Uncertain { .. } => {
+            // A client that reads these words knows that it may have been done.
+            tracing::warn!(%error, "the outcome of a request over etcd's API is not known");
+            timed_out()
+        }
+        Error::Unavailable { .. } | Error::Slow { .. } => Status::unavailable(format!("etcdserver: {error}")),
+        Error::Disk { .. } => {
+            let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
+            Status::internal(format!("etcdserver: {error}{cause}"))
+        }
+        Error::Corrupt { .. } => Status::data_loss(format!("etcdserver: {error}")),
+    }
+}
+
+/// A refusal by the members, where etcd's words are not known.
+pub(super) fn refused(error: Error) -> Status {
+    match error {
+        Error::Invalid { why } => Status::failed_precondition(format!("etcdserver: {why}")),
+        other => status(other),
+    }
+}

@@ -1,0 +1,14 @@
+//! What the build made of `proto/`: messages and service stubs, with keys and values as `Bytes`.
+#![allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
+
+pub mod mvccpb {
+    tonic::include_proto!("mvccpb");
+}
+
+pub mod etcdserverpb {
+    tonic::include_proto!("etcdserverpb");
+}
+
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}

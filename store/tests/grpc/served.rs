@@ -1,0 +1,138 @@
+//! A store of one's own that speaks etcd's API, for as long as a test takes.
+#![allow(dead_code, reason = "the benchmark takes less than the tests")]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use store::grpc::{Server, Tls};
+use store::{Backend, Embedded, EtcdTls, Member, MemberId, Membership, Options, Standing};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::etcd;
+
+/// The members of a store that runs alone.
+pub struct Alone {
+    pub url: String,
+}
+
+/// What it calls its cluster and its member.
+pub const CLUSTER: u64 = 0xc0de;
+pub const MEMBER: u64 = 0xbee;
+
+fn refused(why: &'static str) -> store::Error {
+    store::Error::Invalid { why }
+}
+
+#[async_trait::async_trait]
+impl Membership for Alone {
+    async fn members(&self, _linearizable: bool) -> Result<Vec<Member>, store::Error> {
+        let urls = vec![self.url.clone()];
+        let name = "alone".to_owned();
+        Ok(vec![Member { id: MEMBER, name, peer_urls: urls.clone(), client_urls: urls, learner: false }])
+    }
+
+    async fn add_member(&self, _: Vec<String>, _: bool) -> Result<Member, store::Error> {
+        Err(refused("a store that runs alone takes no members"))
+    }
+
+    async fn remove_member(&self, _: MemberId) -> Result<(), store::Error> {
+        Err(refused("nobody would be left"))
+    }
+
+    async fn update_member(&self, _: MemberId, _: Vec<String>) -> Result<(), store::Error> {
+        Err(refused("nobody would look for it there"))
+    }
+
+    async fn promote_member(&self, _: MemberId) -> Result<(), store::Error> {
+        Err(refused("there is no learner"))
+    }
+
+    async fn move_leader(&self, _: MemberId) -> Result<(), store::Error> {
+        Err(refused("there is nobody else"))
+    }
+
+    fn standing(&self) -> Standing {
+        Standing { cluster: CLUSTER, member: MEMBER, leader: MEMBER, term: 2, ..Standing::default() }
+    }
+}
+
+/// A served store.
+pub struct Served {
+    /// Where clients reach it.
+    pub url: String,
+    /// What they show, and trust.
+    pub tls: EtcdTls,
+    pub store: Arc<Embedded>,
+    /// PEM files of `tls`: CA, certificate, key.
+    pub files: [std::path::PathBuf; 3],
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), store::grpc::ServeError>>,
+    /// Its folder, if it is gone with it.
+    _dir: Option<tempfile::TempDir>,
+}
+
+impl Served {
+    pub async fn start() -> Self {
+        Self::with(Options { sync: false, ..Options::default() }, |server| server).await
+    }
+
+    pub async fn with(options: Options, adjust: impl FnOnce(Server) -> Server) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let served = Self::open(dir.path(), options, adjust).await;
+        Self { _dir: Some(dir), ..served }
+    }
+
+    /// Serves what is in a folder.
+    pub async fn open(dir: &Path, options: Options, adjust: impl FnOnce(Server) -> Server) -> Self {
+        let store = Arc::new(Embedded::open(&dir.join("store"), options).unwrap());
+        let certificates = etcd::Server::certificates();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let backend: Arc<dyn Backend> = store.clone();
+        let server = adjust(Server::new(backend, Arc::new(Alone { url: url.clone() })));
+        let (stop, stopped) = oneshot::channel();
+        let tls = tls(&certificates);
+        let task = tokio::spawn(server.serve(listener, tls, async { drop(stopped.await) }));
+        let tls = EtcdTls {
+            ca: certificates.ca.into(),
+            cert: certificates.client.0.into(),
+            key: certificates.client.1.into(),
+        };
+        let files = [("ca.pem", &tls.ca), ("client.pem", &tls.cert), ("client.key", &tls.key)].map(|(name, pem)| {
+            let path = dir.join(name);
+            std::fs::write(&path, pem).unwrap();
+            path
+        });
+        Self { url, tls, store, files, stop, task, _dir: None }
+    }
+
+    pub async fn client(&self) -> etcd_client::Client {
+        let tls = etcd_client::TlsOptions::new()
+            .ca_certificate(etcd_client::Certificate::from_pem(&self.tls.ca))
+            .identity(etcd_client::Identity::from_pem(&self.tls.cert, &self.tls.key));
+        let options = etcd_client::ConnectOptions::new().with_tls(tls).with_require_leader(true);
+        etcd_client::Client::connect([&self.url], Some(options)).await.unwrap()
+    }
+
+    /// Stops serving, and then the store.
+    pub async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap().unwrap();
+        self.store.close().await;
+    }
+}
+
+fn tls(certificates: &etcd::Certificates) -> Tls {
+    let chain =
+        CertificateDer::pem_slice_iter(certificates.server.0.as_bytes()).collect::<Result<Vec<_>, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_slice(certificates.server.1.as_bytes()).unwrap();
+    let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
+    let mut clients = RootCertStore::empty();
+    clients.add(CertificateDer::from_pem_slice(certificates.ca.as_bytes()).unwrap()).unwrap();
+    Tls { certificate: Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key))), clients: Arc::new(clients) }
+}
