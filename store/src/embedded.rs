@@ -60,7 +60,7 @@ const AHEAD: u64 = 1 << 20;
 const PART_BYTES: u64 = 128 << 10;
 
 /// How a store on disk is kept.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Make every write durable before it is answered. Without, a loss of power loses what the kernel had not written yet
     /// (a crash of the process still loses nothing).
@@ -119,8 +119,8 @@ impl Embedded {
     pub fn open(dir: &Path, options: Options) -> Result<Self, Error> {
         let life = random();
         let (inbox, inputs) = channel();
-        let (engine, disk) = recover(dir, found(life, Member::default()), &options, life)?;
-        Self::start(engine, disk, &options, (inbox, inputs), Box::new(Nowhere), false)
+        let recovered = recover(dir, found(life, Member::default()), options, life)?;
+        Self::start(recovered, options, (inbox, inputs), Box::new(Nowhere), false)
     }
 
     /// Opens the store in `dir` as a member of a cluster, in a tokio runtime, on which it talks to the other members. A store
@@ -140,12 +140,13 @@ impl Embedded {
             }
             Start::Join { cluster, member, members } => Identity { cluster, member, founder: false, known: members },
         };
-        let (engine, disk) = recover(dir, birth, &options, life).map_err(advise)?;
+        let recovered = recover(dir, birth, options, life).map_err(advise)?;
         let (inbox, inputs) = channel();
-        let peers = Peers::start(engine.0.member().id(), listener, tls, inbox.clone());
+        let standing = recovered.engine.member().standing();
+        let peers = Peers::start((standing.cluster, standing.member), listener, tls, inbox.clone());
         let peers =
             peers.map_err(|error| Error::Unavailable { operation: "listen to members", why: error.to_string() })?;
-        let store = Self::start(engine, disk, &options, (inbox, inputs), Box::new(peers), true)?;
+        let store = Self::start(recovered, options, (inbox, inputs), Box::new(peers), true)?;
         let (shared, inbox, room) = (store.shared.clone(), store.inbox.clone(), store.room.clone());
         tokio::spawn(membership::present(Presenting { shared, inbox, room, name, peer_urls, client_urls }));
         Ok(store)
@@ -153,15 +154,14 @@ impl Embedded {
 
     /// Lets a member's loop run.
     fn start(
-        engine: (Engine, Directory),
-        disk: Arc<dyn Disk>,
-        options: &Options,
+        Ready { engine, directory, disk }: Ready,
+        options: Options,
         (inbox, inputs): (Sender<Input>, Receiver<Input>),
         post: Box<dyn Post>,
         reaches: bool,
     ) -> Result<Self, Error> {
         let path = disk.path("");
-        let node = Node::new(engine, disk, (inputs, inbox.clone()), post);
+        let node = Node::new((engine, directory), disk, (inputs, inbox.clone()), post);
         let shared = node.shared();
         let thread = std::thread::Builder::new().name("store-log".to_owned()).spawn(move || node.run());
         let thread = thread.map_err(|source| Error::Disk { operation: "start a thread for", path, source })?;
@@ -242,18 +242,21 @@ fn found(life: u64, member: Member) -> Identity {
     Identity { cluster: mix(life).max(1), member: 1, founder: true, known: vec![Member { id: 1, ..member }] }
 }
 
-fn recover(
-    dir: &Path,
-    birth: Identity,
-    options: &Options,
-    life: u64,
-) -> Result<((Engine, Directory), Arc<dyn Disk>), Error> {
+/// A member that is recovered and does not run yet.
+struct Ready {
+    engine: Engine,
+    directory: Directory,
+    disk: Arc<dyn Disk>,
+}
+
+fn recover(dir: &Path, birth: Identity, options: Options, life: u64) -> Result<Ready, Error> {
     let disk: Arc<dyn Disk> = Arc::new(Folder::open(dir)?);
     let layout = Layout { segment_bytes: options.segment_bytes, ahead: AHEAD, sync: options.sync, seed: life };
     let patience = u64::try_from(options.patience.as_millis()).unwrap_or(u64::MAX);
     let config = Config { life, patience, log_bytes: options.log_bytes, part_bytes: PART_BYTES };
     let recovered = recovery::recover(&disk, layout, birth, options.log_bytes)?;
-    Ok((Engine::new(disk.clone(), recovered, options.clone(), config, 0)?, disk))
+    let (engine, directory) = Engine::new(disk.clone(), recovered, options, config, 0)?;
+    Ok(Ready { engine, directory, disk })
 }
 
 /// What to do about a member that is corrupt: the others have what it had.

@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::kv::Revision;
 
 mod client;
-mod dice;
+pub(crate) mod dice;
 pub(crate) mod disk;
 mod nemesis;
 mod network;

@@ -493,7 +493,8 @@ impl Member {
             let configures = entry.get_entry_type() != EntryType::EntryNormal;
             let outcome = match &context.change {
                 Some(change) if configures == change.configures().is_some() => {
-                    Some(self.apply_change(change).map(Reply::Changed).map_err(|error| nonsense(&error))?).map(Ok)
+                    let changed = self.apply_change(change).map_err(|error| nonsense(&error))?;
+                    Some(Ok(Reply::Changed(changed)))
                 }
                 Some(_) => return Err(nonsense("it does not change the members as it says")),
                 None if configures => return Err(nonsense("it changes the members and does not say how")),
@@ -578,10 +579,6 @@ impl Member {
         self.raft.raft.set_randomized_election_timeout(ticks);
     }
 
-    pub(crate) fn id(&self) -> MemberId {
-        self.id
-    }
-
     /// Everyone's addresses: as the log says, or as it was told when it joined.
     pub(crate) fn contacts(&self) -> Vec<members::Member> {
         if self.roster.len() == 0 { self.contacts.clone() } else { self.roster.members().cloned().collect() }
@@ -597,6 +594,7 @@ impl Member {
     }
 
     /// Index and term of the last entry applied.
+    #[cfg(feature = "testing")]
     pub(crate) fn applied(&self) -> (u64, u64) {
         self.applied
     }

@@ -401,3 +401,88 @@ fn answer(reply: Answered, result: Result<Reply, Error>) {
         tracing::trace!("nobody waits for an answer any more");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    use bytes::Bytes;
+    use tokio::sync::Semaphore;
+
+    use crate::embedded::Options;
+    use crate::kv::{Op, Range, Txn};
+    use crate::mvcc::{Action, codec};
+    use crate::replica::identity::Identity;
+    use crate::replica::member::Config;
+    use crate::replica::recovery::recover;
+    use crate::replica::wal::Layout;
+    use crate::sim::dice::Dice;
+    use crate::sim::disk::SimDisk;
+
+    fn alone(disk: &SimDisk) -> (Node, Sender<Input>) {
+        let known = vec![Member { id: 1, ..Member::default() }];
+        let birth = Identity { cluster: 7, member: 1, founder: true, known };
+        let layout = Layout { segment_bytes: 1 << 20, ahead: 64 << 10, sync: true, seed: 1 };
+        let config = Config { life: 1, patience: 1_000, log_bytes: 0, part_bytes: 1 << 10 };
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        let recovered = recover(&disk, layout, birth, 0).unwrap();
+        let engine = Engine::new(disk.clone(), recovered, Options::default(), config, 0).unwrap();
+        let (inbox, inputs) = channel();
+        (Node::new(engine, disk, (inputs, inbox.clone()), Box::new(Nowhere)), inbox)
+    }
+
+    fn put(inbox: &Sender<Input>, key: &'static str) -> oneshot::Receiver<Result<Reply, Error>> {
+        let put = Op::Put { key: key.into(), value: "v".into(), lease: 0 };
+        let proposal = Proposal::Command(codec::encode(&Action::Txn(Txn { success: vec![put], ..Txn::default() })));
+        let (reply, answered) = oneshot::channel();
+        let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        inbox.send(Input::Propose(Call { proposal, reply, room })).unwrap();
+        answered
+    }
+
+    #[test]
+    fn after_a_failed_write_nothing_is_written_and_all_is_read() {
+        let disk = SimDisk::new(Dice::new(1));
+        let (mut node, inbox) = alone(&disk);
+        let turn = |node: &mut Node, key| {
+            let answered = put(&inbox, key);
+            assert!(node.receive());
+            node.turn();
+            answered.blocking_recv().unwrap()
+        };
+        turn(&mut node, "before").unwrap();
+        disk.cut_power();
+        let uncertain = turn(&mut node, "during");
+        assert!(matches!(uncertain, Err(Error::Uncertain { .. })), "{uncertain:?}");
+        let refused = turn(&mut node, "after");
+        assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
+        let shared = node.shared();
+        assert!(shared.alone.load(Ordering::Acquire), "nobody else can know more");
+        let all = Range { start: Bytes::new(), end: Bytes::from_static(&[0]), ..Range::default() };
+        assert_eq!(shared.state.read().range(&all).unwrap().count, 1, "what was written before is read");
+        drop(node);
+        disk.restore_power();
+        let (node, _inbox) = alone(&disk);
+        assert!(node.shared().state.read().range(&Range::key("before")).unwrap().count == 1);
+    }
+
+    #[test]
+    fn everything_that_waits_is_one_record() {
+        let disk = SimDisk::new(Dice::new(1));
+        let (mut node, inbox) = alone(&disk);
+        let records = |node: &Node| match &node.hands {
+            Some(Hands::Own(directory)) => directory.records(),
+            _ => panic!("a member alone does its own writing"),
+        };
+        let before = records(&node);
+        let answers: Vec<_> = ["a", "b", "c", "d"].into_iter().map(|key| put(&inbox, key)).collect();
+        assert!(node.receive());
+        node.turn();
+        for answered in answers {
+            assert!(answered.blocking_recv().unwrap().is_ok());
+        }
+        assert_eq!(records(&node) - before, 1);
+        assert_eq!(node.shared().state.read().revision(), 4);
+    }
+}

@@ -3,7 +3,7 @@
 //! A message that cannot be sent now is dropped: whoever needs an answer asks again. So nothing here waits for a member that
 //! is slow or gone, and queues have bounds. Certificates are asked for anew for each connection, so they may change any time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -20,11 +21,11 @@ use tokio::task::JoinHandle;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::message::wire::peer_client::PeerClient;
 use super::message::wire::peer_server::{Peer, PeerServer};
-use super::message::{Delivered, Envelope, MAX_MESSAGE};
+use super::message::{Body, Delivered, Envelope, MAX_MESSAGE, Removed};
 use super::node::{Input, Post};
 use super::tls;
 use crate::embedded::cluster::TlsSource;
@@ -49,12 +50,17 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// All other members. Dropped, it closes all connections.
 pub(crate) struct Peers {
     runtime: Handle,
+    cluster: u64,
     own: MemberId,
     tls: TlsSource,
     inbox: Sender<Input>,
+    removed: Removals,
     outlets: BTreeMap<MemberId, Outlet>,
     server: Vec<JoinHandle<()>>,
 }
+
+/// Those who are to be told that they are members no more.
+type Removals = Arc<Mutex<BTreeSet<MemberId>>>;
 
 /// What is on its way to one member.
 struct Outlet {
@@ -67,7 +73,7 @@ struct Outlet {
 impl Peers {
     /// Listens for other members, and is ready to send to them. In a tokio runtime.
     pub(crate) fn start(
-        own: MemberId,
+        (cluster, own): (u64, MemberId),
         listener: std::net::TcpListener,
         tls: TlsSource,
         inbox: Sender<Input>,
@@ -78,7 +84,9 @@ impl Peers {
         let (opened, streams) = mpsc::channel(16);
         let accepting = runtime.spawn(accept(listener, tls.clone(), opened));
         let room = Arc::new(Semaphore::new(WAITING_BYTES));
-        let service = PeerServer::new(Inlet { inbox: inbox.clone(), room }).max_decoding_message_size(MAX_MESSAGE);
+        let removed = Removals::default();
+        let inlet = Inlet { inbox: inbox.clone(), room, removed: removed.clone() };
+        let service = PeerServer::new(inlet).max_decoding_message_size(MAX_MESSAGE);
         let serving = runtime.spawn(async move {
             let server = Server::builder().http2_keepalive_interval(Some(KEEP_ALIVE)).tcp_nodelay(true);
             let served = server.clone().add_service(service).serve_with_incoming(ReceiverStream::new(streams)).await;
@@ -86,7 +94,8 @@ impl Peers {
                 tracing::error!(%error, "members are not listened to any more");
             }
         });
-        Ok(Self { runtime, own, tls, inbox, outlets: BTreeMap::new(), server: vec![accepting, serving] })
+        let server = vec![accepting, serving];
+        Ok(Self { runtime, cluster, own, tls, inbox, removed, outlets: BTreeMap::new(), server })
     }
 }
 
@@ -100,6 +109,9 @@ impl Drop for Peers {
 impl Post for Peers {
     fn post(&mut self, envelope: Envelope) {
         let to = envelope.to;
+        if let Some(Body::Removed(_)) = envelope.body {
+            self.removed.lock().insert(to);
+        }
         let Some(outlet) = self.outlets.get(&to) else {
             return tracing::debug!(to, "a message to a member of unknown address was dropped");
         };
@@ -139,8 +151,11 @@ impl Peers {
         let (urls, addresses) = watch::channel(member.peer_urls.clone());
         let (queue, waiting) = mpsc::channel(QUEUE);
         let bytes = Arc::new(AtomicUsize::new(0));
+        let gone =
+            Envelope { cluster: self.cluster, from: member.id, to: self.own, body: Some(Body::Removed(Removed {})) };
         let sending = Sending {
             to: member.id,
+            gone,
             tls: self.tls.clone(),
             inbox: self.inbox.clone(),
             urls: addresses,
@@ -154,6 +169,8 @@ impl Peers {
 /// The task that sends to one member.
 struct Sending {
     to: MemberId,
+    /// What it says if it answers that this member was removed.
+    gone: Envelope,
     tls: TlsSource,
     inbox: Sender<Input>,
     urls: watch::Receiver<Vec<String>>,
@@ -192,10 +209,11 @@ impl Sending {
 
     async fn open(&self, url: &str) -> Result<Channel, Box<dyn std::error::Error + Send + Sync>> {
         let tls = (self.tls)()?;
-        let endpoint = Endpoint::from_shared(url.to_owned())?.connect_timeout(OPENING).tcp_nodelay(true);
+        // What the connector opens is TLS already: the client is told a scheme for which it does not try that again.
+        let address = url.strip_prefix("https://").ok_or("the URL does not begin with https://")?;
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(OPENING);
         let endpoint =
             endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE).keep_alive_while_idle(true);
-        // Where to and with what is decided here, not by the URL's scheme: there is no way without TLS.
         let connector = tower::service_fn(move |uri: Uri| {
             let tls = tls.clone();
             async move {
@@ -207,8 +225,6 @@ impl Sending {
                 Ok::<_, io::Error>(TokioIo::new(tls::connect(&tls, stream).await?))
             }
         });
-        // What is opened by itself is TLS already; the client must not try it again.
-        let endpoint = endpoint.origin(Uri::from_static("http://orlop-store-member"));
         Ok(endpoint.connect_with_connector(connector).await?)
     }
 
@@ -220,6 +236,11 @@ impl Sending {
         loop {
             tokio::select! {
                 ended = &mut call => {
+                    if ended.as_ref().is_err_and(|status| status.code() == Code::FailedPrecondition)
+                        && self.inbox.send(Input::Deliver(self.gone.clone(), None)).is_err()
+                    {
+                        tracing::debug!("the loop has ended before it was told that it was removed");
+                    }
                     return tracing::debug!(to = self.to, error = ?ended.err(), "a stream to a member ended");
                 }
                 changed = self.urls.changed() => {
@@ -266,6 +287,7 @@ async fn accept(listener: TcpListener, tls: TlsSource, opened: mpsc::Sender<io::
 struct Inlet {
     inbox: Sender<Input>,
     room: Arc<Semaphore>,
+    removed: Removals,
 }
 
 #[tonic::async_trait]
@@ -273,6 +295,9 @@ impl Peer for Inlet {
     async fn deliver(&self, request: Request<Streaming<Envelope>>) -> Result<Response<Delivered>, Status> {
         let mut stream = request.into_inner();
         while let Some(envelope) = stream.message().await? {
+            if self.removed.lock().contains(&envelope.from) {
+                return Err(Status::failed_precondition("this member was removed from the cluster"));
+            }
             let bytes = u32::try_from(envelope.encoded_len()).unwrap_or(u32::MAX);
             let closed = || Status::unavailable("the store was closed");
             let room = self.room.clone().acquire_many_owned(bytes).await.map_err(|_| closed())?;

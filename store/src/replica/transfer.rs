@@ -52,7 +52,10 @@ impl Sending {
 
     /// The receiver has written down so much.
     pub(crate) fn taken(&mut self, offset: u64, now: Millis) {
-        if offset > self.taken && offset <= self.size {
+        if offset == 0 && self.taken > 0 {
+            // It began a new life amid the snapshot, and has nothing any more.
+            (self.taken, self.sent) = (0, 0);
+        } else if offset > self.taken && offset <= self.size {
             self.taken = offset;
             self.sent = self.sent.max(offset);
             (self.moved, self.again) = (now, now);

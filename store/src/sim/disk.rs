@@ -33,8 +33,6 @@ struct Platters {
     fuse: Option<u64>,
     power: bool,
     full: bool,
-    /// Operations that changed something, ever.
-    operations: u64,
 }
 
 #[derive(Clone)]
@@ -69,7 +67,6 @@ impl SimDisk {
             fuse: None,
             power: true,
             full: false,
-            operations: 0,
         })))
     }
 
@@ -85,11 +82,6 @@ impl SimDisk {
     /// There is no space for anything new; or there is again.
     pub(crate) fn set_full(&self, full: bool) {
         self.0.lock().full = full;
-    }
-
-    /// Operations that changed something, ever.
-    pub(crate) fn operations(&self) -> u64 {
-        self.0.lock().operations
     }
 
     /// Every later change fails, as on a disk that is gone.
@@ -195,7 +187,6 @@ impl Platters {
         if !self.power {
             return Err(io::Error::other("the power is gone"));
         }
-        self.operations += 1;
         if let Some(fuse) = &mut self.fuse {
             *fuse = fuse.saturating_sub(1);
             if *fuse == 0 {

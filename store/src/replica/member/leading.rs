@@ -57,10 +57,11 @@ impl Member {
         id == self.id || self.heard.get(&id).is_some_and(|at| at + ALIVE > self.now)
     }
 
-    /// How many entries of the log a member lacks; one that is not being sent entries yet lacks everything.
+    /// How many entries of the log a member lacks. One that has none yet, or waits for a snapshot, lacks everything.
     fn lag(&self, id: MemberId) -> u64 {
         let last = self.raft.raft.raft_log.last_index();
-        let progress = self.raft.raft.prs().get(id).filter(|progress| progress.state == ProgressState::Replicate);
+        let progress = self.raft.raft.prs().get(id);
+        let progress = progress.filter(|progress| progress.matched > 0 && progress.state != ProgressState::Snapshot);
         progress.map_or(u64::MAX, |progress| last - progress.matched.min(last))
     }
 
