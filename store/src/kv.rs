@@ -49,6 +49,24 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The key that was changed.
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Self::Put { entry, .. } => &entry.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+
+    /// The revision that changed it.
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Put { entry, .. } => entry.mod_revision,
+            Self::Delete { revision, .. } => *revision,
+        }
+    }
+}
+
 /// What to read: keys in `start..end` (`end` exclusive; empty `end` reads `start` alone).
 #[derive(Clone, Debug, Default)]
 pub struct Range {
@@ -96,7 +114,7 @@ pub fn prefix_end(prefix: &[u8]) -> Bytes {
 }
 
 /// What a range found.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangeReply {
     /// In key order.
     pub entries: Vec<Entry>,
@@ -212,7 +230,7 @@ pub enum Op {
 }
 
 /// What one step did.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpResult {
     /// The entry that a put or an update replaced.
     Put(Option<Entry>),
@@ -252,7 +270,7 @@ impl Txn {
 }
 
 /// What a transaction did.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TxnReply {
     /// The compares held.
     pub succeeded: bool,

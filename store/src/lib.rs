@@ -16,6 +16,8 @@
 
 pub mod backend;
 #[cfg(feature = "testing")]
+pub mod check;
+#[cfg(feature = "testing")]
 pub mod contract;
 pub mod embedded;
 pub mod etcd;
