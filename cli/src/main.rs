@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use cli::{args::Cli, dispatch};
+use cli::{args::Cli, dispatch, rest};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     match dispatch::run(args) {
         Ok(code) => code,
         Err(error) => {
-            tracing::error!("error: {error:#}");
+            rest::say(&error);
             ExitCode::FAILURE
         }
     }

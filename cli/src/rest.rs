@@ -46,6 +46,16 @@ pub fn refused_with(error: &anyhow::Error, code: i32) -> bool {
     error.downcast_ref::<Failure>().is_some_and(|f| f.code() == code)
 }
 
+/// Tells the user what went wrong. What begins with the server's refusal is as kubectl words it: no `error:` before it.
+pub fn say(error: &anyhow::Error) {
+    let text = format!("{error:#}");
+    if text.starts_with("Error from server") {
+        tracing::error!("{text}");
+    } else {
+        tracing::error!("error: {text}");
+    }
+}
+
 /// What went wrong with some of many objects, while the others were seen to.
 #[derive(Debug, Default)]
 pub struct Failures {
@@ -56,7 +66,7 @@ impl Failures {
     /// One more. All but the last are said at once.
     pub fn note(&mut self, error: anyhow::Error) {
         if let Some(before) = self.last.replace(error) {
-            tracing::error!("error: {before:#}");
+            say(&before);
         }
     }
 

@@ -170,7 +170,8 @@ impl Deployments {
         if let Some(revision) = plan.revision {
             let patch = serde_json::json!({"metadata": {"annotations": {revision::REVISION: revision}}});
             let api = Api::<Deployment>::namespaced(self.client.clone(), &key.namespace);
-            let answer = api.patch_metadata(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+            // as upstream, where the note comes with a status: it is no change of what is wanted, and raises no generation
+            let answer = api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
             answer.during::<Deployment>("annotate", key).or_gone()?;
         }
         Ok(())

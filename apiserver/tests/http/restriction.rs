@@ -21,7 +21,7 @@ async fn get(cluster: &Cluster, node: &str, path: &str) -> StatusCode {
     as_node(cluster, node, ("GET", path, Value::Null)).await.0
 }
 
-fn pod(name: &str, spec: Value) -> Value {
+fn pod(name: &str, spec: &Value) -> Value {
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
         "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "x"}]},
@@ -52,7 +52,7 @@ async fn a_node_reads_what_its_pods_refer_to_for_as_long_as_they_do() {
         "volumes": [{"name": "v", "projected": {"sources": [{"secret": {"name": "file"}}]}}],
     });
     assert_eq!(get(&cluster, "n1", &secret("env")).await, StatusCode::FORBIDDEN);
-    cluster.create(&format!("{CORE}/pods"), pod("p", everything)).await;
+    cluster.create(&format!("{CORE}/pods"), pod("p", &everything)).await;
     for name in ["env", "file", "pull"] {
         assert_eq!(get(&cluster, "n1", &secret(name)).await, StatusCode::OK, "{name}");
         assert_eq!(get(&cluster, "n2", &secret(name)).await, StatusCode::FORBIDDEN, "{name}");
@@ -67,7 +67,7 @@ async fn a_node_reads_what_its_pods_refer_to_for_as_long_as_they_do() {
         StatusCode::OK
     );
     // two pods refer to it, then one, then none
-    cluster.create(&format!("{CORE}/pods"), pod("q", json!({"imagePullSecrets": [{"name": "pull"}]}))).await;
+    cluster.create(&format!("{CORE}/pods"), pod("q", &json!({"imagePullSecrets": [{"name": "pull"}]}))).await;
     for gone in ["p", "q"] {
         assert_eq!(get(&cluster, "n1", &secret("pull")).await, StatusCode::OK, "before {gone} is gone");
         let now = json!({"gracePeriodSeconds": 0});
@@ -86,7 +86,7 @@ async fn a_node_reads_what_its_pods_refer_to_for_as_long_as_they_do() {
 async fn a_node_sees_and_touches_its_own_pods_alone() {
     let cluster = cluster(&[]).await;
     let pods = format!("{CORE}/pods");
-    cluster.create(&pods, pod("p", json!({}))).await;
+    cluster.create(&pods, pod("p", &json!({}))).await;
     assert_eq!(get(&cluster, "n1", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await, StatusCode::OK);
     assert_eq!(get(&cluster, "n1", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn2").await, StatusCode::FORBIDDEN);
     assert_eq!(get(&cluster, "n1", "/api/v1/pods").await, StatusCode::FORBIDDEN);
@@ -95,7 +95,7 @@ async fn a_node_sees_and_touches_its_own_pods_alone() {
     let (path, phase) = (format!("{pods}/p/status"), json!({"status": {"phase": "Running"}}));
     assert_eq!(as_node(&cluster, "n2", ("PATCH", &path, phase.clone())).await.0, StatusCode::FORBIDDEN);
     assert_eq!(as_node(&cluster, "n1", ("PATCH", &path, phase)).await.0, StatusCode::OK);
-    let own = pod("own", json!({}));
+    let own = pod("own", &json!({}));
     let (code, status) = as_node(&cluster, "n1", ("POST", &pods, own)).await;
     assert_eq!(code, StatusCode::FORBIDDEN, "{status}");
     let (path, now) = (format!("{pods}/p"), json!({"gracePeriodSeconds": 0}));
@@ -142,7 +142,7 @@ async fn a_node_is_nobody_but_itself() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_is_given_tokens_that_die_with_its_pods() {
     let cluster = cluster(&["s"]).await;
-    let made = cluster.create(&format!("{CORE}/pods"), pod("p", json!({}))).await;
+    let made = cluster.create(&format!("{CORE}/pods"), pod("p", &json!({}))).await;
     let uid = text(&made, "/metadata/uid");
     let path = format!("{CORE}/serviceaccounts/default/token");
     let token = |node: &'static str, to: Value| {
@@ -168,7 +168,7 @@ async fn a_node_is_given_tokens_that_die_with_its_pods() {
 async fn a_pod_is_evicted() {
     let cluster = cluster(&[]).await;
     let pods = format!("{CORE}/pods");
-    cluster.create(&pods, pod("p", json!({}))).await;
+    cluster.create(&pods, pod("p", &json!({}))).await;
     let eviction = |name: &str, options: Value| json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}, "deleteOptions": options});
     let path = format!("{pods}/p/eviction");
     assert_eq!(cluster.ask("POST", &path, eviction("q", json!({}))).await.0, StatusCode::BAD_REQUEST);
