@@ -44,7 +44,7 @@ pub(crate) fn steadily(name: &str, count: u32, millis: u64) -> io::Result<ExitCo
     let mut lookups = Vec::new();
     for number in 0..count {
         let due = start + Duration::from_millis(millis) * number;
-        thread::sleep(due.saturating_duration_since(Instant::now()));
+        crate::pause(Some(due.saturating_duration_since(Instant::now())));
         let name = name.to_owned();
         let began = Instant::now();
         lookups.push(thread::spawn(move || resolve(&name).map(|_| began.elapsed())));

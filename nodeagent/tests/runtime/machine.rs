@@ -11,7 +11,7 @@ use std::{
 /// Where `./test` puts the kernel (`scripts/kernel`).
 const KERNEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools/kernel");
 /// Longest life of a machine, seconds.
-const LIFE_SECONDS: &str = "300";
+const LIFE_SECONDS: &str = "600";
 /// Its memory, MiB.
 const MEMORY: &str = "1536";
 
@@ -90,7 +90,8 @@ fn boot(initrd: &Path) -> String {
         .arg(kernel("vmlinuz"))
         .arg("-initrd")
         .arg(initrd)
-        .args(["-append", "console=ttyS0 quiet panic=-1"])
+        // the kernel's test of its timer fails on a busy machine, where this one is slow
+        .args(["-append", "console=ttyS0 quiet panic=-1 no_timer_check"])
         .stdin(Stdio::null())
         .output()
         .expect("timeout (coreutils) runs");

@@ -714,7 +714,8 @@ async fn a_sandbox_goes_with_all_that_runs_in_it() {
 fn the_same_holds_on_one_hierarchy_of_control_groups() {
     let this = "the_same_holds_on_one_hierarchy_of_control_groups";
     let console = machine::run(&["--skip", this], Path::new(env!("CARGO_BIN_EXE_supervisor")));
-    let controllers = console.lines().find(|line| line.starts_with("controllers: ")).expect("the machine starts");
+    let controllers = console.lines().find(|line| line.starts_with("controllers: "));
+    let controllers = controllers.unwrap_or_else(|| panic!("the machine does not start:\n{console}"));
     for needed in ["cpu", "memory", "pids"] {
         assert!(controllers.split_whitespace().any(|word| word == needed), "{controllers}");
     }
