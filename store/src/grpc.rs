@@ -1,4 +1,5 @@
-//! etcd's v3 gRPC API, served from a backend: KV, Watch, Lease, Cluster, Maintenance, the status of Auth, and gRPC's health.
+//! etcd's v3 gRPC API, served from a backend: KV, Watch, Lease, Cluster, Maintenance, Lock, Election, the status of Auth, and
+//! gRPC's health.
 //!
 //! A client of etcd 3.4 to 3.6 finds what it knows: the same requests, defaults, error codes and messages (which clients match
 //! byte by byte). What is here only translates; what a request does is the backend's contract.
@@ -25,14 +26,17 @@ use crate::members::Membership;
 
 mod auth;
 mod cluster;
+mod election;
 mod fault;
 mod health;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
 mod proto;
 mod range;
 mod tls;
+mod turns;
 mod txn;
 mod watch;
 
@@ -116,6 +120,8 @@ impl Server {
             .add_service(pb::cluster_server::ClusterServer::from_arc(api.clone()))
             .add_service(pb::maintenance_server::MaintenanceServer::new(maintenance::Service(api.clone())))
             .add_service(pb::auth_server::AuthServer::from_arc(api.clone()))
+            .add_service(proto::v3lockpb::lock_server::LockServer::new(lock::Service(api.clone())))
+            .add_service(proto::v3electionpb::election_server::ElectionServer::new(election::Service(api.clone())))
             .add_service(proto::health::health_server::HealthServer::from_arc(api.clone()))
             .serve_with_incoming_shutdown(connections, closed(api.closing.subscribe()));
         let mut serving = std::pin::pin!(serving);

@@ -267,3 +267,61 @@ async fn leases_are_granted_kept_and_told() {
     assert_eq!(client.get("a", None).await.unwrap().count(), 0);
     served.stop().await;
 }
+
+/// One after the other holds the lock; one that ends its call does not wait in the queue any longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn locks_are_held_in_turn() {
+    let served = Served::start().await;
+    let mut client = served.client().await;
+    let lease = client.lease_grant(60, None).await.unwrap().id();
+    let options = || etcd_client::LockOptions::new().with_lease(lease);
+    let first = client.lock("lock", Some(options())).await.unwrap();
+    assert_eq!(first.key(), format!("lock/{lease:x}").as_bytes());
+    assert_eq!(client.lock("lock", Some(options())).await.unwrap().key(), first.key(), "it has it already");
+
+    let mut watch = client.watch("lock/", Some(etcd_client::WatchOptions::new().with_prefix())).await.unwrap();
+    assert!(watch.message().await.unwrap().unwrap().created());
+    let mut other = served.client().await;
+    let impatient = tokio::spawn(async move { other.lock("lock", None).await.map(drop) });
+    assert_eq!(watch.message().await.unwrap().unwrap().events()[0].event_type(), etcd_client::EventType::Put);
+    impatient.abort();
+    assert_eq!(watch.message().await.unwrap().unwrap().events()[0].event_type(), etcd_client::EventType::Delete);
+
+    let mut other = served.client().await;
+    let second = tokio::spawn(async move { other.lock("lock", None).await.unwrap().key().to_vec() });
+    assert_eq!(watch.message().await.unwrap().unwrap().events()[0].event_type(), etcd_client::EventType::Put);
+    assert!(!second.is_finished());
+    client.unlock(first.key()).await.unwrap();
+    let second = second.await.unwrap();
+    assert_ne!(second, first.key());
+    assert_eq!(client.get(second, None).await.unwrap().count(), 1);
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn elections_have_one_leader_who_is_followed() {
+    let served = Served::start().await;
+    let mut client = served.client().await;
+    let lease = client.lease_grant(60, None).await.unwrap().id();
+    let mut observed = client.observe("vote").await.unwrap();
+    let leader = client.campaign("vote", "one", lease).await.unwrap();
+    let leader = leader.leader().unwrap().clone();
+    let mut said = async || {
+        let reply = observed.message().await.unwrap().unwrap();
+        reply.kv().unwrap().value_str().unwrap().to_owned()
+    };
+    assert_eq!(said().await, "one");
+    let options = etcd_client::ProclaimOptions::new().with_leader(leader.clone());
+    client.proclaim("uno", Some(options)).await.unwrap();
+    assert_eq!(said().await, "uno");
+    let other_lease = client.lease_grant(60, None).await.unwrap().id();
+    let mut other = served.client().await;
+    let second = tokio::spawn(async move { other.campaign("vote", "two", other_lease).await.map(drop) });
+    client.resign(Some(etcd_client::ResignOptions::new().with_leader(leader.clone()))).await.unwrap();
+    second.await.unwrap().unwrap();
+    assert_eq!(said().await, "two");
+    assert_eq!(client.leader("vote").await.unwrap().kv().unwrap().value(), b"two");
+    let options = etcd_client::ProclaimOptions::new().with_leader(leader);
+    client.proclaim("late", Some(options)).await.expect_err("it leads no more");
+    served.stop().await;
+}
