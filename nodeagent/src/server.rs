@@ -3,8 +3,6 @@
 
 mod answers;
 mod caller;
-#[cfg(test)]
-mod tests;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -161,3 +159,6 @@ fn routes(host: Arc<Host>) -> Router {
         .route("/exec/{namespace}/{pod}/{container}", get(answers::exec).post(answers::exec))
         .with_state(host)
 }
+
+#[cfg(test)]
+mod tests;
