@@ -118,6 +118,10 @@ pub enum Refusal {
     Future(Revision),
     /// There is no such lease.
     LeaseNotFound(LeaseId),
+    /// There is such a lease already.
+    LeaseExists(LeaseId),
+    /// There is no key to update.
+    KeyNotFound,
 }
 
 impl Outcome {
@@ -138,6 +142,8 @@ impl Refusal {
             Error::Compacted { asked, .. } => Some(Self::Compacted(*asked)),
             Error::Future { asked, .. } => Some(Self::Future(*asked)),
             Error::LeaseNotFound(lease) => Some(Self::LeaseNotFound(*lease)),
+            Error::LeaseExists(lease) => Some(Self::LeaseExists(*lease)),
+            Error::KeyNotFound => Some(Self::KeyNotFound),
             Error::Slow { .. }
             | Error::TooLarge { .. }
             | Error::Invalid { .. }

@@ -155,7 +155,13 @@ fn op(op: &Op) -> String {
         Op::Put { key, value, lease: 0 } => format!("put {}={}", text(key), text(value)),
         Op::Put { key, value, lease } => format!("put {}={} with lease {lease}", text(key), text(value)),
         Op::Delete { start, end } => format!("delete {}", span_of_keys(start, end)),
+        Op::Update { key, value, lease } => {
+            let value = value.as_ref().map_or(String::new(), |value| format!("={}", text(value)));
+            let lease = lease.map_or(String::new(), |lease| format!(" with lease {lease}"));
+            format!("update {}{value}{lease}", text(key))
+        }
         Op::Range(range) => self::range(range),
+        Op::Txn(inner) => format!("({})", txn(inner)),
     }
 }
 
@@ -195,6 +201,7 @@ fn result_of_op(result: &OpResult) -> String {
         OpResult::Put(Some(prev)) => format!("put over {}", entry(prev)),
         OpResult::Delete(removed) => format!("deleted {}", entries(removed)),
         OpResult::Range(reply) => found(reply),
+        OpResult::Txn(inner) => format!("({})", done(inner)),
     }
 }
 
@@ -203,6 +210,8 @@ fn refusal(refusal: Refusal) -> String {
         Refusal::Compacted(revision) => format!("revision {revision} is compacted"),
         Refusal::Future(revision) => format!("revision {revision} is to come"),
         Refusal::LeaseNotFound(lease) => format!("there is no lease {lease}"),
+        Refusal::LeaseExists(lease) => format!("there is a lease {lease} already"),
+        Refusal::KeyNotFound => "there is no key to update".to_owned(),
     }
 }
 

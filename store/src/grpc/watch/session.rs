@@ -20,7 +20,7 @@ use crate::grpc::pb::watch_request::RequestUnion;
 use crate::grpc::pb::{WatchCreateRequest, WatchRequest, WatchResponse};
 use crate::grpc::proto::mvccpb::{self, KeyValue, event::EventType};
 use crate::grpc::{Api, closed, fault, range, signed};
-use crate::kv::{Event, Revision, WatchBatch, WatchFrom};
+use crate::kv::{Event, Range, Revision, WatchBatch, WatchFrom};
 
 /// The id of answers that are about no watch, or about all.
 const NO_WATCH: i64 = -1;
@@ -120,8 +120,7 @@ impl Session {
             Some(RequestUnion::CreateRequest(request)) => self.create(request).await,
             Some(RequestUnion::CancelRequest(request)) => self.cancel(request.watch_id).await,
             Some(RequestUnion::ProgressRequest(_)) => {
-                let newest = self.newest().await?;
-                self.asked = Some(newest);
+                self.asked = Some(self.now().await?);
                 self.ask_for_progress().await;
                 self.answer_progress().await
             }
@@ -134,7 +133,7 @@ impl Session {
         if request.key.is_empty() {
             request.key = bytes::Bytes::from_static(&[0]);
         }
-        let newest = self.newest().await?;
+        let newest = if request.start_revision == 0 { self.now().await? } else { self.newest().await? };
         let from = match u64::try_from(request.start_revision) {
             Ok(0) => newest + 1,
             Ok(revision) => revision,
@@ -311,6 +310,16 @@ impl Session {
         if since.elapsed() < WITHOUT_LEADER { Ok(()) } else { self.end(fault::no_leader()).await }
     }
 
+    /// The newest revision anywhere, where another member may be ahead of this one.
+    async fn now(&mut self) -> Result<Revision, Ended> {
+        let nothing = Range { count_only: true, ..Range::key(bytes::Bytes::from_static(&[0])) };
+        match self.api.backend.range(nothing).await {
+            Ok(reply) => Ok(reply.revision),
+            Err(error) => self.end(fault::status(error)).await.map(|()| 0),
+        }
+    }
+
+    /// The newest revision here.
     async fn newest(&mut self) -> Result<Revision, Ended> {
         match self.api.backend.status().await {
             Ok(status) => Ok(status.revision),
