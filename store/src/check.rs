@@ -138,7 +138,10 @@ impl Refusal {
             Error::Compacted { asked, .. } => Some(Self::Compacted(*asked)),
             Error::Future { asked, .. } => Some(Self::Future(*asked)),
             Error::LeaseNotFound(lease) => Some(Self::LeaseNotFound(*lease)),
-            Error::Slow { .. }
+            // Recorded clients choose no ids, and update nothing.
+            Error::LeaseExists(_)
+            | Error::KeyNotFound
+            | Error::Slow { .. }
             | Error::TooLarge { .. }
             | Error::Invalid { .. }
             | Error::Unavailable { .. }

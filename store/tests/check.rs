@@ -319,7 +319,7 @@ async fn a_call_that_is_given_up_is_of_unknown_outcome() {
     drop(store.range(Range::key("a")));
     assert!(store.history().records.is_empty(), "it was never asked");
     let mut call = std::pin::pin!(store.txn(Txn {
-        compare: vec![Compare { key: "a".into(), target: CompareTarget::ModRevision(0) }],
+        compare: vec![Compare::equal("a", CompareTarget::ModRevision(0))],
         success: vec![Op::Put { key: "a".into(), value: "x".into(), lease: 0 }],
         ..Txn::default()
     }));

@@ -156,6 +156,11 @@ fn op(op: &Op) -> String {
         Op::Put { key, value, lease } => format!("put {}={} with lease {lease}", text(key), text(value)),
         Op::Delete { start, end } => format!("delete {}", span_of_keys(start, end)),
         Op::Range(range) => self::range(range),
+        Op::Update { key, value, lease } => {
+            let value = value.as_ref().map_or("what it is".into(), |value| text(value));
+            format!("update {} to {value}, lease {lease:?}", text(key))
+        }
+        Op::Txn(inner) => format!("({})", txn(inner)),
     }
 }
 
@@ -195,6 +200,7 @@ fn result_of_op(result: &OpResult) -> String {
         OpResult::Put(Some(prev)) => format!("put over {}", entry(prev)),
         OpResult::Delete(removed) => format!("deleted {}", entries(removed)),
         OpResult::Range(reply) => found(reply),
+        OpResult::Txn(inner) => format!("({})", done(inner)),
     }
 }
 

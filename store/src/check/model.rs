@@ -34,7 +34,7 @@ impl Model {
                 return Ok(Reply::Range(reply));
             }
             Request::Txn(txn) => self.act(Action::Txn(txn.clone()))?,
-            Request::Grant { ttl } => self.act(Action::Grant { ttl: *ttl })?,
+            Request::Grant { ttl } => self.act(Action::Grant { ttl: *ttl, id: 0 })?,
             Request::KeepAlive(lease) => self.act(Action::KeepAlive(*lease))?,
             Request::Revoke(lease) => {
                 let outcome = self.act(Action::Revoke(*lease))?;
@@ -88,7 +88,7 @@ impl Model {
 
     fn act(&mut self, action: Action) -> Result<Outcome, Refusal> {
         let mut fresh = Vec::new();
-        let outcome = self.store.apply_collecting(&Command { now: 0, action }, &mut fresh);
+        let outcome = self.store.apply_collecting(&Command::new(0, action), &mut fresh);
         for revised in fresh {
             self.digest = revised.changes.iter().fold(self.digest, |digest, change| match &change.now {
                 Some(entry) => hash(&(digest, &entry.key, &entry.value, entry.lease)),

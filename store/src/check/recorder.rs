@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 
 use super::{History, Nanos, Outcome, Record, Reply, Request, Saw, Seen, Watch};
 use crate::backend::{Backend, Error, WatchStream};
-use crate::kv::{LeaseId, Range, RangeReply, Revision, Status, Txn, TxnReply, WatchFrom};
+use crate::image::ImageStream;
+use crate::kv::{KvHash, LeaseId, LeaseInfo, Range, RangeReply, Revision, Status, Txn, TxnReply, WatchFrom};
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> Nanos + Send + Sync>;
@@ -136,6 +137,27 @@ impl Backend for Recorder {
 
     async fn grant(&self, ttl_seconds: i64) -> Result<LeaseId, Error> {
         self.record(Request::Grant { ttl: ttl_seconds }, self.inner.grant(ttl_seconds), Reply::Granted).await
+    }
+
+    async fn grant_as(&self, id: LeaseId, ttl_seconds: i64) -> Result<LeaseId, Error> {
+        // With an id that the client chose it is no operation of a history.
+        self.inner.grant_as(id, ttl_seconds).await
+    }
+
+    async fn lease(&self, lease: LeaseId) -> Result<LeaseInfo, Error> {
+        self.inner.lease(lease).await
+    }
+
+    async fn leases(&self) -> Result<Vec<LeaseId>, Error> {
+        self.inner.leases().await
+    }
+
+    async fn hash(&self, revision: Revision) -> Result<KvHash, Error> {
+        self.inner.hash(revision).await
+    }
+
+    async fn image(&self) -> Result<ImageStream, Error> {
+        self.inner.image().await
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<i64, Error> {
