@@ -31,6 +31,7 @@ use crate::kv::{LeaseId, Range, RangeReply, Revision, Txn, TxnReply};
 
 mod claims;
 mod explain;
+mod hints;
 mod model;
 mod order;
 mod recorder;
@@ -64,12 +65,15 @@ pub struct Record {
 /// What was asked.
 #[derive(Clone, Debug)]
 pub enum Request {
-    /// A linearizable read.
+    /// A linearizable read. One of what a member happens to have (serializable, or of the past, of a member of several) is
+    /// not, and is no part of a history.
     Range(Range),
     /// A transaction.
     Txn(Txn),
     /// A lease of so many seconds.
     Grant {
+        /// Its id; 0 has the store choose one.
+        id: LeaseId,
         /// Seconds.
         ttl: i64,
     },
@@ -120,7 +124,7 @@ pub enum Refusal {
     LeaseNotFound(LeaseId),
     /// There is such a lease already.
     LeaseExists(LeaseId),
-    /// There is no key to update.
+    /// A key to be updated does not exist.
     KeyNotFound,
 }
 

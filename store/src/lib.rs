@@ -3,8 +3,8 @@
 //! One contract, [`Backend`]: linearizable compare-and-set transactions over ordered keys, one global revision, ranges at
 //! a revision, watches that never skip, repeat or reorder, leases, compaction.
 //!
-//! Three backends keep it, held to it by one suite: [`Embedded`] (a raft log of one member on disk, state in memory), [`Etcd`]
-//! (a cluster elsewhere) and [`Memory`] (the model, for tests).
+//! Three backends keep it, held to it by one suite: [`Embedded`] (a raft log on disk, state in memory; one member, three or
+//! five), [`Etcd`] (a cluster elsewhere) and [`Memory`] (the model, for tests).
 //!
 //! # Invariants
 //! * What a store holds is a pure function of its commands: no clock, no randomness, no I/O below `mvcc`.

@@ -6,10 +6,10 @@
 use store::sim::{Plan, run};
 
 /// Seeds of clusters of three; about half a minute in the development profile.
-const THREES: u64 = 30;
+const THREES: u64 = 24;
 
 /// Seeds of clusters of five, each of which takes twice as long.
-const FIVES: u64 = 10;
+const FIVES: u64 = 6;
 
 fn all_hold(members: usize, seeds: std::ops::Range<u64>) {
     let wrong = seeds.filter_map(|seed| {

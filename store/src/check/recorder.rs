@@ -92,6 +92,9 @@ impl Recorder {
 #[async_trait::async_trait]
 impl Backend for Recorder {
     async fn range(&self, range: Range) -> Result<RangeReply, Error> {
+        if range.serializable {
+            return self.inner.range(range).await;
+        }
         self.record(Request::Range(range.clone()), self.inner.range(range), Reply::Range).await
     }
 
@@ -135,11 +138,8 @@ impl Backend for Recorder {
         self.inner.request_progress().await
     }
 
-    async fn grant_as(&self, id: LeaseId, ttl_seconds: i64) -> Result<LeaseId, Error> {
-        if id != 0 {
-            return Err(Error::Invalid { why: "a history has no word for leases whose id was chosen" });
-        }
-        self.record(Request::Grant { ttl: ttl_seconds }, self.inner.grant(ttl_seconds), Reply::Granted).await
+    async fn grant_as(&self, id: LeaseId, ttl: i64) -> Result<LeaseId, Error> {
+        self.record(Request::Grant { id, ttl }, self.inner.grant_as(id, ttl), Reply::Granted).await
     }
 
     async fn lease(&self, lease: LeaseId) -> Result<LeaseInfo, Error> {

@@ -90,7 +90,7 @@ impl Membership for Embedded {
 pub(super) async fn present(store: Presenting) {
     let Presenting { shared, inbox, room, name, peer_urls, client_urls } = store;
     let own = shared.standing.borrow().member;
-    let mut standing = shared.standing.subscribe();
+    let (mut standing, mut ended) = (shared.standing.subscribe(), shared.ended.subscribe());
     loop {
         let known = shared.members.read().iter().find(|member| member.id == own).cloned();
         let led = standing.borrow_and_update().leader != 0;
@@ -122,8 +122,9 @@ pub(super) async fn present(store: Presenting) {
             }
         }
         // Something changes with every entry, and with every leader.
-        if standing.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = standing.changed() => if changed.is_err() { return },
+            _ = ended.wait_for(Option::is_some) => return,
         }
     }
 }

@@ -91,7 +91,7 @@ enum Hands {
 
 struct Waiting {
     reply: Answered,
-    _room: Option<OwnedSemaphorePermit>,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// The loop. See the module.
@@ -212,7 +212,7 @@ impl Node {
                 self.engine.member_mut().read(token, now);
             }
             Input::Deliver(envelope, _room) => self.engine.member_mut().receive(envelope, now),
-            Input::Unreachable(id) => self.engine.member_mut().unreachable(id),
+            Input::Unreachable(id) => self.engine.member_mut().unreachable(id, now),
             Input::Done(done, log_bytes) => self.engine.done(done, log_bytes, now),
             Input::Snapshotted(result) => {
                 self.snapshot = None;
@@ -244,7 +244,7 @@ impl Node {
 
     fn wait(&mut self, reply: Answered, room: Option<OwnedSemaphorePermit>) -> Token {
         self.token += 1;
-        self.waiting.insert(self.token, Waiting { reply, _room: room });
+        self.waiting.insert(self.token, Waiting { reply, room });
         self.token
     }
 
@@ -345,11 +345,14 @@ impl Node {
             writer.close();
         }
         let waiting = std::mem::take(&mut self.waiting);
-        for waiting in waiting.into_values() {
-            answer(
-                waiting.reply,
-                Err(Error::Uncertain { operation: "a write", why: "the store was closed".to_owned() }),
-            );
+        for Waiting { reply, room } in waiting.into_values() {
+            let why = "the store was closed".to_owned();
+            // A read takes no room.
+            let error = match room {
+                Some(_) => Error::Uncertain { operation: "a write", why },
+                None => Error::Unavailable { operation: "read", why },
+            };
+            answer(reply, Err(error));
         }
         while let Ok(input) = self.inbox.try_recv() {
             let why = "it was closed".to_owned();
@@ -364,6 +367,7 @@ impl Node {
         let mut standing = shared.standing.borrow().to_owned();
         standing.leader = 0;
         shared.standing.send_replace(standing);
+        shared.ended.send_if_modified(|ended| ended.replace("it was closed".to_owned()).is_none());
     }
 
     /// A leader that leaves lets another lead first: so nobody has to find out that it is gone.
@@ -483,6 +487,6 @@ mod tests {
             assert!(answered.blocking_recv().unwrap().is_ok());
         }
         assert_eq!(records(&node) - before, 1);
-        assert_eq!(node.shared().state.read().revision(), 5);
+        assert_eq!(node.shared().state.read().revision(), 5, "an empty store is at 1");
     }
 }

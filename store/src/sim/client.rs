@@ -137,6 +137,9 @@ impl World {
             let why = format!("client {client} was not answered for 10 s: {asked:?}\n  {told}");
             return self.blame(why);
         }
+        if now >= self.rest {
+            return;
+        }
         self.soon(pause, Happening::Client(client));
         let up = self.up();
         let Some(member) = self.clients[client].dice.pick(&up) else { return };

@@ -11,6 +11,7 @@ use crate::mvcc::{Millis, codec};
 use crate::replica::change::{self, View};
 use crate::replica::entry::{Context, Tag};
 use crate::replica::message::{Body, Forward, Refused, What};
+use crate::replica::mix;
 use crate::replica::proposals::{Held, Proposal};
 use crate::replica::roster::Change;
 
@@ -40,10 +41,21 @@ impl Member {
         }
     }
 
-    /// What was sent to a member is lost, maybe: a leader finds out what it has.
-    pub(crate) fn unreachable(&mut self, id: MemberId) {
-        if self.stopped.is_none() {
-            self.raft.report_unreachable(id);
+    /// A connection to a member broke: what was sent is lost, maybe, and a leader finds out what it has. If it is the leader
+    /// it may be dead, and waiting out the whole election timeout would help nobody; should it live, the others still hear
+    /// it, and give no votes.
+    pub(crate) fn unreachable(&mut self, id: MemberId, now: Millis) {
+        self.now = now;
+        if self.stopped.is_some() {
+            return;
+        }
+        self.raft.report_unreachable(id);
+        let raft = &mut self.raft.raft;
+        if raft.leader_id == id && raft.state == StateRole::Follower {
+            // Not all who see it at once shall ask for votes at once.
+            let ticks = 1 + usize::try_from(mix(self.id ^ mix(raft.term)) % 4).unwrap_or(0);
+            let elapsed = raft.randomized_election_timeout().saturating_sub(ticks);
+            raft.election_elapsed = raft.election_elapsed.max(elapsed);
         }
     }
 
