@@ -31,6 +31,7 @@ use crate::kv::{LeaseId, Range, RangeReply, Revision, Txn, TxnReply};
 
 mod claims;
 mod explain;
+mod hints;
 mod model;
 mod order;
 mod recorder;

@@ -76,6 +76,10 @@ impl Model {
         self.due.iter().map(|(lease, due)| (*lease, *due))
     }
 
+    pub(super) fn has(&self, lease: LeaseId) -> bool {
+        self.due.contains_key(&lease)
+    }
+
     /// What the newest revision changed.
     pub(super) fn newest(&self) -> Option<&Arc<Revised>> {
         self.newest.as_ref()
