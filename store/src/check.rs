@@ -65,12 +65,15 @@ pub struct Record {
 /// What was asked.
 #[derive(Clone, Debug)]
 pub enum Request {
-    /// A linearizable read.
+    /// A linearizable read. One of what a member happens to have (serializable, or of the past, of a member of several) is
+    /// not, and is no part of a history.
     Range(Range),
     /// A transaction.
     Txn(Txn),
     /// A lease of so many seconds.
     Grant {
+        /// Its id; 0 has the store choose one.
+        id: LeaseId,
         /// Seconds.
         ttl: i64,
     },
@@ -119,6 +122,10 @@ pub enum Refusal {
     Future(Revision),
     /// There is no such lease.
     LeaseNotFound(LeaseId),
+    /// There is such a lease already.
+    LeaseExists(LeaseId),
+    /// A key to be updated does not exist.
+    KeyNotFound,
 }
 
 impl Outcome {
@@ -139,6 +146,8 @@ impl Refusal {
             Error::Compacted { asked, .. } => Some(Self::Compacted(*asked)),
             Error::Future { asked, .. } => Some(Self::Future(*asked)),
             Error::LeaseNotFound(lease) => Some(Self::LeaseNotFound(*lease)),
+            Error::LeaseExists(lease) => Some(Self::LeaseExists(*lease)),
+            Error::KeyNotFound => Some(Self::KeyNotFound),
             Error::Slow { .. }
             | Error::TooLarge { .. }
             | Error::Invalid { .. }

@@ -136,6 +136,7 @@ fn wrote(reply: &TxnReply) -> bool {
     reply.results.iter().any(|result| match result {
         OpResult::Put(_) => true,
         OpResult::Delete(removed) => !removed.is_empty(),
+        OpResult::Txn(inner) => wrote(inner),
         OpResult::Range(_) => false,
     })
 }
@@ -155,6 +156,7 @@ fn seen_by_txn<'a>(reply: &'a TxnReply, entries: &mut Vec<&'a Entry>) {
             OpResult::Put(prev) => entries.extend(prev),
             OpResult::Delete(removed) => entries.extend(removed),
             OpResult::Range(range) => entries.extend(&range.entries),
+            OpResult::Txn(inner) => seen_by_txn(inner, entries),
         }
     }
 }

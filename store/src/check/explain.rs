@@ -114,7 +114,8 @@ fn request(request: &Request) -> String {
     match request {
         Request::Range(range) => self::range(range),
         Request::Txn(txn) => self::txn(txn),
-        Request::Grant { ttl } => format!("grant {ttl} s"),
+        Request::Grant { id: 0, ttl } => format!("grant {ttl} s"),
+        Request::Grant { id, ttl } => format!("grant lease {id} for {ttl} s"),
         Request::KeepAlive(lease) => format!("keep lease {lease} alive"),
         Request::Revoke(lease) => format!("revoke lease {lease}"),
         Request::Compact(revision) => format!("compact {revision}"),
@@ -154,6 +155,12 @@ fn op(op: &Op) -> String {
     match op {
         Op::Put { key, value, lease: 0 } => format!("put {}={}", text(key), text(value)),
         Op::Put { key, value, lease } => format!("put {}={} with lease {lease}", text(key), text(value)),
+        Op::Update { key, value, lease } => {
+            let value = value.as_ref().map_or("(as it is)".to_owned(), |value| text(value));
+            let lease = lease.map_or(String::new(), |lease| format!(" with lease {lease}"));
+            format!("update {}={value}{lease}", text(key))
+        }
+        Op::Txn(inner) => format!("({})", txn(inner)),
         Op::Delete { start, end } => format!("delete {}", span_of_keys(start, end)),
         Op::Range(range) => self::range(range),
     }
@@ -195,6 +202,7 @@ fn result_of_op(result: &OpResult) -> String {
         OpResult::Put(Some(prev)) => format!("put over {}", entry(prev)),
         OpResult::Delete(removed) => format!("deleted {}", entries(removed)),
         OpResult::Range(reply) => found(reply),
+        OpResult::Txn(inner) => format!("({})", done(inner)),
     }
 }
 
@@ -203,6 +211,8 @@ fn refusal(refusal: Refusal) -> String {
         Refusal::Compacted(revision) => format!("revision {revision} is compacted"),
         Refusal::Future(revision) => format!("revision {revision} is to come"),
         Refusal::LeaseNotFound(lease) => format!("there is no lease {lease}"),
+        Refusal::LeaseExists(lease) => format!("there is a lease {lease} already"),
+        Refusal::KeyNotFound => "there is no such key".to_owned(),
     }
 }
 

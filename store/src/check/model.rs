@@ -34,7 +34,7 @@ impl Model {
                 return Ok(Reply::Range(reply));
             }
             Request::Txn(txn) => self.act(Action::Txn(txn.clone()))?,
-            Request::Grant { ttl } => self.act(Action::Grant { ttl: *ttl })?,
+            Request::Grant { id, ttl } => self.act(Action::Grant { id: *id, ttl: *ttl })?,
             Request::KeepAlive(lease) => self.act(Action::KeepAlive(*lease))?,
             Request::Revoke(lease) => {
                 let outcome = self.act(Action::Revoke(*lease))?;
@@ -45,7 +45,7 @@ impl Model {
         };
         Ok(match (outcome, request) {
             (Outcome::Txn(reply), _) => Reply::Txn(reply),
-            (Outcome::Granted(lease), Request::Grant { ttl }) => {
+            (Outcome::Granted(lease), Request::Grant { ttl, .. }) => {
                 self.renew(lease, called, *ttl);
                 Reply::Granted(lease)
             }
@@ -92,7 +92,7 @@ impl Model {
 
     fn act(&mut self, action: Action) -> Result<Outcome, Refusal> {
         let mut fresh = Vec::new();
-        let outcome = self.store.apply_collecting(&Command { now: 0, action }, &mut fresh);
+        let outcome = self.store.apply_collecting(&Command::new(0, action), &mut fresh);
         for revised in fresh {
             self.digest = revised.changes.iter().fold(self.digest, |digest, change| match &change.now {
                 Some(entry) => hash(&(digest, &entry.key, &entry.value, entry.lease)),

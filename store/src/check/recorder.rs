@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 
 use super::{History, Nanos, Outcome, Record, Reply, Request, Saw, Seen, Watch};
 use crate::backend::{Backend, Error, WatchStream};
-use crate::kv::{LeaseId, Range, RangeReply, Revision, Status, Txn, TxnReply, WatchFrom};
+use crate::image::ImageStream;
+use crate::kv::{KvHash, LeaseId, LeaseInfo, Range, RangeReply, Revision, Status, Txn, TxnReply, WatchFrom};
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> Nanos + Send + Sync>;
@@ -91,6 +92,9 @@ impl Recorder {
 #[async_trait::async_trait]
 impl Backend for Recorder {
     async fn range(&self, range: Range) -> Result<RangeReply, Error> {
+        if range.serializable {
+            return self.inner.range(range).await;
+        }
         self.record(Request::Range(range.clone()), self.inner.range(range), Reply::Range).await
     }
 
@@ -134,8 +138,16 @@ impl Backend for Recorder {
         self.inner.request_progress().await
     }
 
-    async fn grant(&self, ttl_seconds: i64) -> Result<LeaseId, Error> {
-        self.record(Request::Grant { ttl: ttl_seconds }, self.inner.grant(ttl_seconds), Reply::Granted).await
+    async fn grant_as(&self, id: LeaseId, ttl: i64) -> Result<LeaseId, Error> {
+        self.record(Request::Grant { id, ttl }, self.inner.grant_as(id, ttl), Reply::Granted).await
+    }
+
+    async fn lease(&self, lease: LeaseId) -> Result<LeaseInfo, Error> {
+        self.inner.lease(lease).await
+    }
+
+    async fn leases(&self) -> Result<Vec<LeaseId>, Error> {
+        self.inner.leases().await
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<i64, Error> {
@@ -152,5 +164,13 @@ impl Backend for Recorder {
 
     async fn status(&self) -> Result<Status, Error> {
         self.inner.status().await
+    }
+
+    async fn hash(&self, revision: Revision) -> Result<KvHash, Error> {
+        self.inner.hash(revision).await
+    }
+
+    async fn image(&self) -> Result<ImageStream, Error> {
+        self.inner.image().await
     }
 }

@@ -17,7 +17,7 @@ use super::order::{Linearization, Step};
 use super::timeline::Timeline;
 use super::watching::Watch;
 use super::{Nanos, Outcome, Record, Refusal, Reply, Request, Rules, Violation, explain};
-use crate::kv::{LeaseId, Op, Revision};
+use crate::kv::{LeaseId, Op, Revision, Txn};
 
 /// Looks for an order. The store forgets nothing by itself; with other [`Rules`] see [`super::History::check`].
 ///
@@ -311,9 +311,10 @@ fn told(record: &Record) -> Option<Revision> {
     if let Outcome::Ok(reply) = &record.outcome { revision(reply) } else { None }
 }
 
-/// Whether an operation was told that there is no such lease.
+/// Whether an operation was told that there is no such lease, or wants one of that name.
 fn misses(record: &Record, lease: LeaseId) -> bool {
-    matches!(record.outcome, Outcome::Refused(Refusal::LeaseNotFound(missed)) if missed == lease)
+    let refused = matches!(record.outcome, Outcome::Refused(Refusal::LeaseNotFound(missed)) if missed == lease);
+    refused || matches!(record.request, Request::Grant { id, .. } if id == lease)
 }
 
 /// Whether the outcome of an operation can hang on another, of unknown outcome, that makes no revision.
@@ -329,18 +330,26 @@ fn waits_for(record: &Record, unknown: &Request) -> bool {
 fn uses(record: &Record, lease: LeaseId) -> bool {
     match &record.request {
         Request::KeepAlive(used) | Request::Revoke(used) => *used == lease,
-        Request::Txn(txn) => {
-            txn.success.iter().chain(&txn.failure).any(|op| matches!(op, Op::Put { lease: used, .. } if *used == lease))
-        }
+        Request::Txn(txn) => attaches(txn, lease),
         Request::Range(_) | Request::Grant { .. } | Request::Compact(_) => false,
     }
+}
+
+/// Whether a transaction has a key die with a lease.
+fn attaches(txn: &Txn, lease: LeaseId) -> bool {
+    txn.steps().any(|op| match op {
+        Op::Put { lease: used, .. } => *used == lease,
+        Op::Update { lease: used, .. } => *used == Some(lease),
+        Op::Txn(inner) => attaches(inner, lease),
+        Op::Delete { .. } | Op::Range(_) => false,
+    })
 }
 
 /// Whether others can notice that it was done. More time for a lease they cannot: it may always end later than it could.
 fn may_change(request: &Request) -> bool {
     match request {
         Request::Range(_) | Request::KeepAlive(_) => false,
-        Request::Txn(txn) => txn.success.iter().chain(&txn.failure).any(|op| !matches!(op, Op::Range(_))),
+        Request::Txn(txn) => !txn.reads_only(),
         Request::Grant { .. } | Request::Revoke(_) | Request::Compact(_) => true,
     }
 }

@@ -69,7 +69,7 @@ pub(crate) fn rules(clocks: bool) -> Rules {
 pub(crate) fn request(action: &Action) -> Request {
     match action {
         Action::Txn(txn) => Request::Txn(txn.clone()),
-        Action::Grant { ttl } => Request::Grant { ttl: *ttl },
+        Action::Grant { id, ttl } => Request::Grant { id: *id, ttl: *ttl },
         Action::KeepAlive(lease) => Request::KeepAlive(*lease),
         Action::Revoke(lease) => Request::Revoke(*lease),
         Action::Compact(revision) => Request::Compact(*revision),

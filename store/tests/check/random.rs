@@ -55,7 +55,7 @@ async fn run(store: &Recorder, acts: Vec<Act>) {
                 let at = found.first().map_or(0, |entry| entry.mod_revision);
                 tokio::task::yield_now().await;
                 let txn = Txn {
-                    compare: vec![Compare { key: key(k), target: CompareTarget::ModRevision(at) }],
+                    compare: vec![Compare::equal(key(k), CompareTarget::ModRevision(at))],
                     success: vec![Op::Put { key: key(k), value: "swapped".into(), lease: 0 }],
                     failure: vec![Op::Range(Range::key(key(k)))],
                 };
