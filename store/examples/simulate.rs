@@ -24,7 +24,7 @@ fn main() -> Result<(), String> {
     let (start, mut simulated, mut operations) = (Instant::now(), Duration::ZERO, 0);
     let (mut faults, mut failed) = (BTreeMap::<&str, u64>::new(), 0);
     for seed in from..from + seeds {
-        let report = run(Plan { seed, members });
+        let report = run(Plan { seed, members, blind: false });
         simulated += report.simulated;
         operations += report.operations;
         report.faults.iter().for_each(|(what, count)| *faults.entry(what).or_default() += count);

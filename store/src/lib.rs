@@ -27,6 +27,10 @@ pub mod kv;
 pub mod members;
 pub mod memory;
 mod mvcc;
+#[cfg(not(feature = "planted"))]
+mod planted;
+#[cfg(feature = "planted")]
+pub mod planted;
 mod replica;
 #[cfg(feature = "testing")]
 pub mod sim;

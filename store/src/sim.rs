@@ -10,6 +10,7 @@
 //! * A watch hands out every change of its range once, in order, and never claims more than it did.
 //!
 //! # Checked at the end
+//! * The history of what clients were told and saw is possible: what [`crate::check`] says.
 //! * Nothing that was said not to have happened did, and nothing happened twice.
 //! * When nothing breaks any more, all members are there and answer, until clients come to rest after [`PEACE`]; then within
 //!   [`REST`] all members have applied the same and hold the same.
@@ -18,6 +19,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use crate::check::{History, Rules};
 use crate::kv::Revision;
 
 mod client;
@@ -27,6 +29,7 @@ mod nemesis;
 mod network;
 mod slot;
 mod truth;
+mod witness;
 mod world;
 
 use world::{Micros, World};
@@ -50,6 +53,8 @@ pub struct Plan {
     pub seed: u64,
     /// Voting members.
     pub members: usize,
+    /// Look at nothing but what clients see, and leave that to the checker of histories.
+    pub blind: bool,
 }
 
 /// What came of it.
@@ -69,6 +74,10 @@ pub struct Report {
     pub revisions: Revision,
     /// What was wrong, if anything was.
     pub wrong: Option<String>,
+    /// What clients asked, were told and saw.
+    pub history: History,
+    /// What members may have done by themselves.
+    pub rules: Rules,
 }
 
 /// Runs one simulation.
@@ -90,7 +99,11 @@ pub fn run(plan: Plan) -> Report {
     }));
     if let Err(panic) = panicked {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        world.blame(format!("panicked: {}", text.unwrap_or("?")));
+        world.wrong.get_or_insert_with(|| format!("panicked: {}", text.unwrap_or("?")));
     }
-    world.report(&plan)
+    let mut report = world.report(&plan);
+    if !plan.blind && report.wrong.is_none() {
+        report.wrong = report.history.check(&report.rules).err().map(|violation| violation.to_string());
+    }
+    report
 }

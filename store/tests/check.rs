@@ -158,7 +158,7 @@ fn lease(client: u64, times: std::ops::Range<Nanos>, request: Request, outcome: 
 #[test]
 fn a_lease_ends_when_its_time_is_over_and_never_before() {
     const SECOND: Nanos = 1_000_000_000;
-    let granted = lease(1, 0..10, Request::Grant { ttl: 1 }, Ok(Reply::Granted(1)));
+    let granted = lease(1, 0..10, Request::Grant { id: 0, ttl: 1 }, Ok(Reply::Granted(1)));
     let kept = |at| lease(1, at..at + 10, Request::KeepAlive(1), Ok(Reply::KeptAlive(1)));
     let gone = |at| lease(1, at..at + 10, Request::KeepAlive(1), Err(Refusal::LeaseNotFound(1)));
     assert_eq!(steps(&[granted.clone(), gone(SECOND)])[1..], [Step::Expired(1), Step::Operation(1)]);
@@ -178,7 +178,7 @@ fn a_lease_ends_when_its_time_is_over_and_never_before() {
 
 #[test]
 fn a_lease_that_is_revoked_twice_is_found() {
-    let granted = lease(1, 0..10, Request::Grant { ttl: 60 }, Ok(Reply::Granted(1)));
+    let granted = lease(1, 0..10, Request::Grant { id: 0, ttl: 60 }, Ok(Reply::Granted(1)));
     let revoked = |at| lease(1, at..at + 10, Request::Revoke(1), Ok(Reply::Done));
     steps(&[granted.clone(), revoked(20)]);
     refused(&[granted, revoked(20), revoked(40)], "there is no lease 1");

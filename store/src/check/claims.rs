@@ -136,8 +136,8 @@ fn wrote(reply: &TxnReply) -> bool {
     reply.results.iter().any(|result| match result {
         OpResult::Put(_) => true,
         OpResult::Delete(removed) => !removed.is_empty(),
-        OpResult::Range(_) => false,
         OpResult::Txn(inner) => wrote(inner),
+        OpResult::Range(_) => false,
     })
 }
 

@@ -34,7 +34,7 @@ impl Model {
                 return Ok(Reply::Range(reply));
             }
             Request::Txn(txn) => self.act(Action::Txn(txn.clone()))?,
-            Request::Grant { ttl } => self.act(Action::Grant { ttl: *ttl, id: 0 })?,
+            Request::Grant { id, ttl } => self.act(Action::Grant { id: *id, ttl: *ttl })?,
             Request::KeepAlive(lease) => self.act(Action::KeepAlive(*lease))?,
             Request::Revoke(lease) => {
                 let outcome = self.act(Action::Revoke(*lease))?;
@@ -45,7 +45,7 @@ impl Model {
         };
         Ok(match (outcome, request) {
             (Outcome::Txn(reply), _) => Reply::Txn(reply),
-            (Outcome::Granted(lease), Request::Grant { ttl }) => {
+            (Outcome::Granted(lease), Request::Grant { ttl, .. }) => {
                 self.renew(lease, called, *ttl);
                 Reply::Granted(lease)
             }
@@ -74,6 +74,10 @@ impl Model {
     /// Each lease, and the earliest moment at which it may end.
     pub(super) fn leases(&self) -> impl Iterator<Item = (LeaseId, Nanos)> {
         self.due.iter().map(|(lease, due)| (*lease, *due))
+    }
+
+    pub(super) fn has(&self, lease: LeaseId) -> bool {
+        self.due.contains_key(&lease)
     }
 
     /// What the newest revision changed.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::model::Model;
-use super::{Nanos, Record, Request};
+use super::{Nanos, Record, Request, Rules};
 use crate::kv::{LeaseId, Revision};
 use crate::mvcc::history::Revised;
 
@@ -42,7 +42,7 @@ pub(super) struct Made {
 
 impl Linearization {
     /// The order of steps that a search found.
-    pub(super) fn of(steps: Vec<Step>, records: &[Record]) -> Self {
+    pub(super) fn of(steps: Vec<Step>, records: &[Record], rules: &Rules) -> Self {
         let mut model = Model::default();
         let mut order = Self { first: model.revision(), ..Self::default() };
         let mut now = 0;
@@ -58,7 +58,8 @@ impl Linearization {
                     }
                 }
                 Step::Expired(lease) => {
-                    now = now.max(model.leases().find(|(id, _)| id == lease).map_or(0, |(_, due)| due));
+                    let due = model.leases().find(|(id, _)| id == lease).map_or(0, |(_, due)| due);
+                    now = now.max(due.saturating_sub(rules.early));
                     model.expire(*lease);
                 }
                 Step::Forgot(revision) => drop(model.answer(&Request::Compact(*revision), 0)),

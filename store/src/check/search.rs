@@ -7,16 +7,17 @@
 //!
 //! Steps that the history does not show come last, and only make revisions that no reply claims.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 
 use super::claims::{Claims, made, revision};
+use super::hints::Hints;
 use super::model::Model;
 use super::order::{Linearization, Step};
 use super::timeline::Timeline;
-use super::watching::{Saw, Watch};
+use super::watching::Watch;
 use super::{Nanos, Outcome, Record, Refusal, Reply, Request, Rules, Violation, explain};
-use crate::kv::{Event, LeaseId, Op, Revision};
+use crate::kv::{LeaseId, Op, Revision, Txn};
 
 /// Looks for an order. The store forgets nothing by itself; with other [`Rules`] see [`super::History::check`].
 ///
@@ -29,24 +30,7 @@ pub fn linearizable(records: &[Record]) -> Result<Linearization, Violation> {
 /// Looks for an order; what watchers saw helps to choose among steps that the history does not show.
 pub(super) fn search(records: &[Record], watches: &[Watch], rules: &Rules) -> Result<Linearization, Violation> {
     let claims = Claims::of(records)?;
-    Search::new(records, claims, hints(watches), *rules).run()
-}
-
-/// What watchers say that revisions did.
-type Hints<'a> = HashMap<Revision, Vec<&'a Event>>;
-
-fn hints(watches: &[Watch]) -> Hints<'_> {
-    let mut hints = Hints::new();
-    for seen in watches.iter().flat_map(|watch| &watch.seen) {
-        let Saw::Batch(batch) = &seen.saw else { continue };
-        for event in &batch.events {
-            let hints = hints.entry(event.revision()).or_default();
-            if !hints.contains(&event) {
-                hints.push(event);
-            }
-        }
-    }
-    hints
+    Search::new(records, claims, Hints::of(watches), *rules).run()
 }
 
 /// What was done to come to here.
@@ -106,7 +90,10 @@ impl<'a> Search<'a> {
     fn run(mut self) -> Result<Linearization, Violation> {
         loop {
             self.settle();
-            let Some((urgent, by)) = self.timeline.urgent() else { return Ok(self.order()) };
+            let Some((urgent, by)) = self.timeline.urgent() else {
+                self.follow_watchers();
+                return Ok(self.order());
+            };
             let left = self.choices(by);
             if left.is_empty() {
                 self.note(urgent);
@@ -179,6 +166,8 @@ impl<'a> Search<'a> {
                 choices.push((Step::Operation(index), model));
             }
         }
+        // Of two that nothing else tells apart, the one that was answered is the more likely.
+        choices.sort_by_cached_key(|(_, model)| std::cmp::Reverse(self.doubts(model)));
         choices
     }
 
@@ -202,7 +191,12 @@ impl<'a> Search<'a> {
             if model.answer(&record.request, record.called).is_err() {
                 continue;
             }
-            if model.revision() > self.model.revision() || open.iter().any(|open| waits_for(open, &record.request)) {
+            let granted = model.leases().map(|(lease, _)| lease).find(|lease| !self.model.has(*lease));
+            let wanted = |open: &&Record| match granted {
+                Some(lease) => matches!(open.request, Request::Grant { .. }) || uses(open, lease),
+                None => waits_for(open, &record.request),
+            };
+            if model.revision() > self.model.revision() || open.iter().any(wanted) {
                 choices.push((Step::Operation(*index), model));
             }
         }
@@ -230,17 +224,10 @@ impl<'a> Search<'a> {
         !self.claims.is_made(model.revision()) && model.newest().is_some_and(|revised| self.claims.admit(revised))
     }
 
-    /// How many of watchers' events the revision that led to this model does not explain.
+    /// How much of what watchers say speaks against the revision that led to this model.
     fn doubts(&self, model: &Model) -> usize {
-        let Some(revised) = model.newest().filter(|_| model.revision() > self.model.revision()) else { return 0 };
-        let hints = self.hints.get(&revised.revision).map_or(&[][..], Vec::as_slice);
-        let explained = |event: &&&Event| match event {
-            Event::Put { entry, .. } => revised.changes.iter().any(|change| change.now.as_deref() == Some(entry)),
-            Event::Delete { key, .. } => {
-                revised.changes.iter().any(|change| change.now.is_none() && change.key() == key)
-            }
-        };
-        hints.len() - hints.iter().filter(explained).count()
+        let revised = model.newest().filter(|_| model.revision() > self.model.revision());
+        revised.map_or(0, |revised| self.hints.doubts(revised))
     }
 
     /// Takes the next choice of the newest move that has one left, and takes back what came after. False when none has.
@@ -283,6 +270,19 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// All operations have their places. What watchers saw after the last of them was made by steps that the history does not
+    /// show, as far as there are any that do not speak against what was seen.
+    fn follow_watchers(&mut self) {
+        while self.model.revision() < self.hints.newest {
+            let choices = self.hidden(&[], Nanos::MAX);
+            let next = choices.into_iter().rfind(|(_, model)| model.revision() > self.model.revision());
+            let Some((step, model)) = next.filter(|(_, model)| self.doubts(model) == 0) else { return };
+            self.place(step, true);
+            self.model = model;
+            self.moves.push(Move::Chosen { step: Some(step), left: Vec::new() });
+        }
+    }
+
     /// Keeps where the search came furthest, for the words.
     fn note(&mut self, urgent: usize) {
         if self.furthest.as_ref().is_none_or(|furthest| furthest.depth < self.moves.len()) {
@@ -302,7 +302,7 @@ impl<'a> Search<'a> {
 
     fn order(self) -> Linearization {
         let steps: Vec<_> = self.moves.iter().filter_map(|each| self.step(each)).collect();
-        Linearization::of(steps, self.records)
+        Linearization::of(steps, self.records, &self.rules)
     }
 }
 
@@ -311,26 +311,45 @@ fn told(record: &Record) -> Option<Revision> {
     if let Outcome::Ok(reply) = &record.outcome { revision(reply) } else { None }
 }
 
-/// Whether an operation was told that there is no such lease.
+/// Whether an operation was told that there is no such lease, or wants one of that name.
 fn misses(record: &Record, lease: LeaseId) -> bool {
-    matches!(record.outcome, Outcome::Refused(Refusal::LeaseNotFound(missed)) if missed == lease)
+    let refused = matches!(record.outcome, Outcome::Refused(Refusal::LeaseNotFound(missed)) if missed == lease);
+    refused || matches!(record.request, Request::Grant { id, .. } if id == lease)
 }
 
 /// Whether the outcome of an operation can hang on another, of unknown outcome, that makes no revision.
 fn waits_for(record: &Record, unknown: &Request) -> bool {
     match unknown {
-        Request::Grant { .. } => matches!(record.request, Request::Grant { .. }),
         Request::Revoke(lease) => misses(record, *lease),
         Request::Compact(_) => matches!(record.outcome, Outcome::Refused(Refusal::Compacted(_))),
-        Request::Range(_) | Request::Txn(_) | Request::KeepAlive(_) => false,
+        Request::Range(_) | Request::Txn(_) | Request::Grant { .. } | Request::KeepAlive(_) => false,
     }
+}
+
+/// Whether an operation is about a lease.
+fn uses(record: &Record, lease: LeaseId) -> bool {
+    match &record.request {
+        Request::KeepAlive(used) | Request::Revoke(used) => *used == lease,
+        Request::Txn(txn) => attaches(txn, lease),
+        Request::Range(_) | Request::Grant { .. } | Request::Compact(_) => false,
+    }
+}
+
+/// Whether a transaction has a key die with a lease.
+fn attaches(txn: &Txn, lease: LeaseId) -> bool {
+    txn.steps().any(|op| match op {
+        Op::Put { lease: used, .. } => *used == lease,
+        Op::Update { lease: used, .. } => *used == Some(lease),
+        Op::Txn(inner) => attaches(inner, lease),
+        Op::Delete { .. } | Op::Range(_) => false,
+    })
 }
 
 /// Whether others can notice that it was done. More time for a lease they cannot: it may always end later than it could.
 fn may_change(request: &Request) -> bool {
     match request {
         Request::Range(_) | Request::KeepAlive(_) => false,
-        Request::Txn(txn) => txn.success.iter().chain(&txn.failure).any(|op| !matches!(op, Op::Range(_))),
+        Request::Txn(txn) => !txn.reads_only(),
         Request::Grant { .. } | Request::Revoke(_) | Request::Compact(_) => true,
     }
 }

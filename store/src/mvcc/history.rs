@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::{BEGINNING, Millis, Mvcc, Span, size};
 use crate::backend::Error;
 use crate::kv::{Entry, Event, Revision};
+use crate::planted::{self, Bug};
 
 /// How much history a store keeps by itself. The newest state is always kept; this is about what was superseded, which
 /// reads at a revision and watches from a past revision need.
@@ -44,7 +45,7 @@ impl Change {
     }
 
     pub(crate) fn event(&self, revision: Revision) -> Event {
-        let prev = self.prev.as_ref().map(|entry| Entry::clone(entry));
+        let prev = self.prev.as_ref().filter(|_| !planted::is(Bug::PrevForgotten)).map(|entry| Entry::clone(entry));
         match &self.now {
             Some(entry) => Event::Put { entry: Entry::clone(entry), prev },
             None => Event::Delete { key: self.key().clone(), revision, prev },

@@ -14,6 +14,7 @@ use super::history::Revised;
 use super::leases::Lease;
 use super::{Millis, Mvcc, size};
 use crate::kv::{Entry, LeaseId, Revision};
+use crate::planted::{self, Bug};
 
 /// As older stores wrote it: nothing that changed in the compacted revision is known.
 const META_1: u8 = 1;
@@ -31,7 +32,7 @@ impl Mvcc {
     ) -> Result<(), E> {
         Meta { base: self.base, compacted: self.compacted, now: self.now, last_lease: self.last_lease }.write(out);
         flush(out)?;
-        for (id, lease) in &self.leases {
+        for (id, lease) in self.leases.iter().filter(|_| !planted::is(Bug::SnapshotMissesLeases)) {
             write_lease(out, *id, lease.ttl, lease.deadline);
             flush(out)?;
         }
@@ -42,7 +43,8 @@ impl Mvcc {
         if let ControlFlow::Break(error) = written {
             return Err(error);
         }
-        for revised in &self.log {
+        let missing = usize::from(planted::is(Bug::SnapshotMissesTail));
+        for revised in self.log.iter().take(self.log.len().saturating_sub(missing)) {
             write_revised(out, revised);
             flush(out)?;
         }
@@ -64,7 +66,7 @@ impl Mvcc {
                 META => {
                     self.base = from.number()?;
                     self.compacted = from.number()?;
-                    self.revision = self.base;
+                    self.revision = if planted::is(Bug::RevisionDecreases) { 0 } else { self.base };
                     self.now = from.number()?;
                     self.last_lease = from.signed()?;
                 }
@@ -90,6 +92,9 @@ impl Mvcc {
             version: from.number()?,
             lease: from.signed()?,
         };
+        if planted::is(Bug::RevisionDecreases) {
+            self.revision = self.revision.max(entry.mod_revision);
+        }
         self.bytes += size(&entry);
         self.attach(&entry);
         self.keys.insert(entry.key.clone(), Arc::new(entry));

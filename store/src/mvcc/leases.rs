@@ -8,6 +8,7 @@ use imbl::OrdSet;
 use super::{Millis, Mvcc};
 use crate::backend::Error;
 use crate::kv::{Entry, LeaseId, LeaseInfo};
+use crate::planted::{self, Bug};
 
 /// One lease.
 #[derive(Clone, Debug)]
@@ -70,6 +71,9 @@ impl Mvcc {
 
     pub(super) fn keep_alive(&mut self, id: LeaseId) -> Result<i64, Error> {
         let mut lease = self.leases.get(&id).map(|lease| Lease::clone(lease)).ok_or(Error::LeaseNotFound(id))?;
+        if planted::is(Bug::KeepAliveForgotten) {
+            return Ok(lease.ttl);
+        }
         self.deadlines.remove(&(lease.deadline, id));
         lease.deadline = self.deadline(lease.ttl);
         let ttl = lease.ttl;
@@ -78,9 +82,12 @@ impl Mvcc {
     }
 
     pub(super) fn revoke(&mut self, id: LeaseId) -> Result<(), Error> {
+        if planted::is(Bug::RevokedTwice) && !self.leases.contains_key(&id) {
+            return Ok(());
+        }
         let lease = self.leases.get(&id).cloned().ok_or(Error::LeaseNotFound(id))?;
         let mut changes = Vec::new();
-        for key in &lease.keys {
+        for key in lease.keys.iter().filter(|_| !planted::is(Bug::LeaseLeavesKeys)) {
             self.delete(key, &Bytes::new(), &mut changes);
         }
         self.leases.remove(&id);

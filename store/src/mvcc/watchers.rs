@@ -20,6 +20,7 @@ use super::history::Revised;
 use super::{Mvcc, Span};
 use crate::backend::{Error, WatchStream};
 use crate::kv::{Revision, WatchBatch, WatchFrom};
+use crate::planted::{self, Bug};
 
 /// How many events a watcher may lag behind before it is cut off.
 pub const WATCHER_LIMIT: usize = 10_000;
@@ -91,6 +92,10 @@ impl Watchers {
         let feed = Feed { start, end, from, queue: Mutex::default() };
         let mut queue = Queue { progress: state.revision(), tell: true, ..Queue::default() };
         for revised in state.changes_from(from) {
+            let deletes = revised.changes.iter().all(|change| change.now.is_none());
+            if planted::is(Bug::DeleteLostAtCompaction) && deletes && state.compacted() > 0 {
+                continue;
+            }
             feed.push(&mut queue, revised);
         }
         queue.room = queue.events + self.limit;
@@ -111,7 +116,12 @@ impl Watchers {
                 continue;
             }
             let before = queue.events;
-            revisions.iter().for_each(|revised| feed.push(&mut queue, revised));
+            for revised in revisions {
+                feed.push(&mut queue, revised);
+                if planted::is(Bug::EventTwice) && revised.changes.len() > 1 {
+                    feed.push(&mut queue, revised);
+                }
+            }
             queue.progress = newest;
             let touched = queue.events > before;
             if queue.events > queue.room {
@@ -151,7 +161,8 @@ impl Feed {
     fn push(&self, queue: &mut Queue, revised: &Arc<Revised>) {
         let span = Span::new(&self.start, &self.end);
         let ours = revised.changes.iter().filter(|change| span.contains(change.key())).count();
-        if ours > 0 && revised.revision >= self.from {
+        let wanted = revised.revision >= self.from || planted::is(Bug::FutureWatchHearsPast);
+        if ours > 0 && wanted {
             queue.pending.push_back(revised.clone());
             queue.events += ours;
         }
@@ -174,16 +185,18 @@ impl Watch {
     /// The next whole revisions, if any wait.
     fn batch(&self, queue: &mut Queue) -> Option<WatchBatch> {
         let span = Span::new(&self.feed.start, &self.feed.end);
-        let take = queue.pending.len().min(BATCH_REVISIONS);
+        let ahead = planted::is(Bug::ProgressAhead) && queue.tell;
+        let take = if ahead { 0 } else { queue.pending.len().min(BATCH_REVISIONS) };
         let mut events = Vec::with_capacity(take);
         let mut last = queue.told;
         for revised in queue.pending.drain(..take) {
             last = revised.revision;
             let ours = revised.changes.iter().filter(|change| span.contains(change.key()));
-            events.extend(ours.map(|change| change.event(revised.revision)));
+            let most = if planted::is(Bug::RevisionSplit) { 1 } else { usize::MAX };
+            events.extend(ours.take(most).map(|change| change.event(revised.revision)));
         }
         queue.events -= events.len();
-        let revision = if queue.pending.is_empty() { queue.progress } else { last };
+        let revision = if queue.pending.is_empty() || ahead { queue.progress } else { last };
         if events.is_empty() && !queue.tell {
             return None;
         }

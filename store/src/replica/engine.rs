@@ -22,6 +22,7 @@ use crate::embedded::Options;
 use crate::members::{self, Standing};
 use crate::mvcc::watchers::Watchers;
 use crate::mvcc::{Action, Millis, Mvcc, codec};
+use crate::planted::{self, Bug};
 
 /// How long after a write the watchers that it did not concern hear how far the store is, if nobody asks before.
 const PROGRESS: Millis = 500;
@@ -178,7 +179,13 @@ impl Engine {
             // What happened in between is not known any more: who watches must begin anew.
             watchers.close();
         } else {
-            let fresh: Vec<_> = state.changes_from(seen + 1).cloned().collect();
+            let fresh: Vec<_> = match () {
+                () if planted::is(Bug::WatchSkipsSnapshot) => Vec::new(),
+                () if planted::is(Bug::WatchBackInTime) => {
+                    state.changes_from(seen.saturating_sub(3)).cloned().collect()
+                }
+                () => state.changes_from(seen + 1).cloned().collect(),
+            };
             watchers.publish(&fresh, state.revision());
         }
         *current = state;

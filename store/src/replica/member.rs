@@ -38,6 +38,7 @@ use crate::backend::Error;
 use crate::members::{self, MemberId, Standing};
 use crate::mvcc::history::Revised;
 use crate::mvcc::{Millis, Mvcc, Outcome, codec};
+use crate::planted::{self, Bug};
 
 mod installing;
 mod leading;
@@ -358,6 +359,9 @@ impl Member {
         self.now = now;
         match self.stopped.clone() {
             Some(why) => self.refuse(token, "read", &why),
+            None if planted::is(Bug::ReadWithoutQuorum) && self.leads() => {
+                self.answers.push((token, Ok(Reply::Confirmed)));
+            }
             None => self.reads.add(token, now),
         }
     }
@@ -468,6 +472,7 @@ impl Member {
         };
         let (free, messages): (Vec<_>, Vec<_>) = messages.into_iter().partition(free);
         free.into_iter().for_each(|message| self.send(message));
+        let writes = writes && !planted::is(Bug::FollowerAcksBeforeSync);
         match self.kept.back_mut() {
             Some(kept) if !writes => {
                 kept.number = number;

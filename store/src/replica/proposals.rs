@@ -15,6 +15,7 @@ use super::member::Token;
 use super::roster::Change;
 use crate::members::MemberId;
 use crate::mvcc::Millis;
+use crate::planted::{self, Bug};
 
 /// How long until a forwarded proposal is sent again.
 const SEND_AGAIN: Millis = 500;
@@ -191,6 +192,9 @@ impl Proposals {
             lost.unknown.extend(late.then_some(appended.token));
             !late
         });
+        if planted::is(Bug::UnknownSaidFailed) {
+            lost.never.append(&mut lost.unknown);
+        }
         lost
     }
 }
@@ -220,7 +224,7 @@ impl Accepted {
             seen.floor = floor;
             seen.above = seen.above.split_off(&floor);
         }
-        tag.sequence >= seen.floor && seen.above.insert(tag.sequence)
+        planted::is(Bug::AcceptedTwice) || (tag.sequence >= seen.floor && seen.above.insert(tag.sequence))
     }
 }
 

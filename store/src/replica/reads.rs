@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use super::member::Token;
 use crate::members::MemberId;
 use crate::mvcc::Millis;
+use crate::planted::{self, Bug};
 
 /// How long an answer is waited for before it is asked again.
 const ASK_AGAIN: Millis = 300;
@@ -64,6 +65,7 @@ impl Reads {
         let own = [self.member, self.life].iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<_>>();
         let sequence = context.strip_prefix(&own[..]).and_then(|rest| rest.try_into().ok()).map(u64::from_le_bytes);
         if let Some(round) = sequence.and_then(|sequence| self.asked.remove(&sequence)) {
+            let index = if planted::is(Bug::ReadBeforeApplied) { 0 } else { index };
             self.confirmed.entry(index).or_default().extend(round.readers);
         }
     }

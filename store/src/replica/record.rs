@@ -4,6 +4,8 @@
 //! whole record behind a broken one proves that the broken one was once durable: that is corruption, not a torn tail.
 //! `docs/format.md` has the layout.
 
+use crate::planted::{self, Bug};
+
 /// Bytes before a record's body.
 pub(crate) const HEADER: usize = 20;
 
@@ -95,7 +97,7 @@ fn whole(rest: &[u8], chain: Chain) -> Result<(usize, u32), &'static str> {
     }
     let record = rest.get(..length(body)).ok_or("the record goes beyond the end of the file")?;
     let sum = body_sum(record, body);
-    if sum != word(rest, 12) {
+    if sum != word(rest, 12) && !planted::is(Bug::TornRecordServed) {
         return Err("the record's checksum does not match");
     }
     Ok((body, sum))

@@ -13,7 +13,8 @@ use super::roster::Roster;
 use super::snapshot::{self, Snapshot};
 use super::wal::{self, Layout, Wal};
 use crate::backend::Error;
-use crate::mvcc::{Mvcc, codec};
+use crate::mvcc::{Action, Mvcc, codec};
+use crate::planted::{self, Bug};
 
 /// What a directory held.
 pub(crate) struct Recovered {
@@ -133,6 +134,9 @@ impl Replay {
             self.logged += body.len() as u64;
         }
         self.log.set_hard(&record.hard);
+        if planted::is(Bug::VoteForgotten) {
+            self.log.set_hard(&HardState { vote: 0, ..record.hard.clone() });
+        }
         self.log.append(record.entries)?;
         // What is committed is applied as it is read, so that a long log is never in memory as a whole.
         while self.applied.0 < self.log.hard().commit
@@ -155,7 +159,15 @@ impl Replay {
             }
         }
         if context.change.is_none() && !entry.data.is_empty() {
-            let command = codec::decode(&entry.data.into()).map_err(|why| why.0)?;
+            let mut command = codec::decode(&entry.data.into()).map_err(|why| why.0)?;
+            if let Action::Txn(txn) = &mut command.action
+                && planted::is(Bug::TxnTornByRestart)
+            {
+                txn.success.truncate(1);
+            }
+            if planted::is(Bug::AppliedTwiceAfterRestart) && entry.index == self.snapshot + 1 {
+                drop(self.state.apply(&command));
+            }
             // What it did was answered long ago, were it only that it was refused.
             if let Err(refusal) = self.state.apply(&command) {
                 tracing::trace!(%refusal, "a command of the log was refused, as it was then");

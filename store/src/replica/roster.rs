@@ -10,6 +10,7 @@ use raft::eraftpb::{ConfChange, ConfChangeType, ConfState};
 
 use crate::members::{Member, MemberId};
 use crate::mvcc::codec::{Malformed, Reader, Writer};
+use crate::planted::{self, Bug};
 
 /// Most URLs of a member, each for peers and for clients.
 const MAX_URLS: usize = 16;
@@ -81,6 +82,9 @@ impl Roster {
     /// What raft calls this.
     pub(crate) fn configuration(&self) -> ConfState {
         let learners = self.members.values().filter(|member| member.learner).map(|member| member.id);
+        if planted::is(Bug::LearnerVotes) {
+            return ConfState { voters: self.members.keys().copied().collect(), ..ConfState::default() };
+        }
         ConfState { voters: self.voters().collect(), learners: learners.collect(), ..ConfState::default() }
     }
 

@@ -10,8 +10,10 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use super::dice::Dice;
+use super::witness;
 use super::world::{Happening, Micros, World};
 use crate::backend::{Error, WatchStream};
+use crate::check::{self, Request, Saw};
 use crate::kv::{
     Compare, CompareTarget, LeaseId, Op, OpResult, Range, RangeReply, Relation, Revision, Txn, TxnReply, WatchFrom,
 };
@@ -46,6 +48,8 @@ struct Call {
     /// What everyone had been told of when it began.
     floor: Revision,
     began: Micros,
+    /// Its number in the history; none for one that is no part of it.
+    number: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -60,6 +64,8 @@ enum Asked {
 struct Watching {
     member: MemberId,
     stream: Option<WatchStream>,
+    /// Its number in the history.
+    number: usize,
     start: Bytes,
     end: Bytes,
     /// Everything up to here was handed out.
@@ -147,7 +153,13 @@ impl World {
         let newest = self.truth.newest();
         let (asked, action) = self.clients[client].think(newest);
         let floor = self.told;
-        self.clients[client].call = Some(Call { asked: asked.clone(), floor, began: now });
+        let request = match (&asked, &action) {
+            (Asked::Range(range), _) if range.revision != 0 => None,
+            (Asked::Range(range), _) => Some(Request::Range(range.clone())),
+            (_, action) => action.as_ref().map(witness::request),
+        };
+        let number = request.map(|request| self.witness.asked(now, client, request));
+        self.clients[client].call = Some(Call { asked: asked.clone(), floor, began: now, number });
         if let Asked::Range(range) = &asked
             && range.revision != 0
         {
@@ -179,8 +191,12 @@ impl World {
 
     /// A client is told what became of its call.
     pub(crate) fn answered(&mut self, client: usize, member: MemberId, result: Result<Reply, Error>) {
-        let Some(Call { asked, floor, .. }) = self.clients[client].call.take() else { return };
+        let Some(Call { asked, floor, number, .. }) = self.clients[client].call.take() else { return };
         self.clients[client].done += 1;
+        if let Some(number) = number {
+            let told = self.learns(member, &asked, &result);
+            self.witness.told(self.now, number, told);
+        }
         match (asked, result) {
             (Asked::Txn(txn), Ok(Reply::Outcome(Outcome::Txn(reply)))) => self.check_txn(&txn, floor, &reply),
             (Asked::Txn(txn), Err(error)) if !matches!(error, Error::Uncertain { .. }) => {
@@ -215,6 +231,20 @@ impl World {
             }
             (Asked::Other | Asked::Grant, Ok(Reply::Outcome(_))) | (_, Err(_)) => {}
             (_, Ok(reply)) => self.blame(format!("client {client} was answered with {reply:?}")),
+        }
+    }
+
+    /// What a client knows after an answer.
+    fn learns(&self, member: MemberId, asked: &Asked, result: &Result<Reply, Error>) -> check::Outcome {
+        let state = self.slots.get(&member).and_then(|slot| slot.running.as_ref()).map(|r| r.engine.shared());
+        match (asked, result) {
+            (Asked::Range(range), Ok(_)) => match state.map(|shared| shared.state.read().range(range)) {
+                Some(result) => check::Outcome::of(result.as_ref().map(|reply| check::Reply::Range(reply.clone()))),
+                None => check::Outcome::Unknown,
+            },
+            (_, Ok(Reply::Outcome(outcome))) => check::Outcome::Ok(witness::reply(outcome)),
+            (_, Ok(_)) => check::Outcome::Unknown,
+            (_, Err(error)) => check::Outcome::of(Err(error)),
         }
     }
 
@@ -279,6 +309,7 @@ impl World {
         let mut watch = it.watch.take().unwrap_or_else(|| Watching {
             member,
             stream: None,
+            number: 0,
             start: Bytes::from_static(b"k"),
             end: if whole { Bytes::from_static(b"l") } else { Bytes::from_static(b"k4") },
             after: newest,
@@ -288,10 +319,14 @@ impl World {
         let shared = running.engine.shared();
         let from = WatchFrom::Revision(watch.after + 1);
         let opened = shared.watchers.lock().watch(&shared.state.read(), watch.start.clone(), watch.end.clone(), from);
+        let number = self.witness.watched(self.now, client, (watch.start.clone(), watch.end.clone()), from);
         match opened {
-            Ok(stream) => watch.stream = Some(stream),
-            // What it has not seen is gone: it would have to list again.
-            Err(_) => watch.after = newest,
+            Ok(stream) => (watch.number, watch.stream) = (number, Some(stream)),
+            Err(error) => {
+                self.witness.saw(self.now, number, Saw::end(&error));
+                // What it has not seen is gone: it would have to list again.
+                watch.after = newest;
+            }
         }
         self.clients[client].watch = Some(watch);
         self.look_at_watches(member);
@@ -307,6 +342,9 @@ impl World {
                 && let Some(stream) = &mut watch.stream
                 && let std::task::Poll::Ready(next) = stream.poll_next_unpin(&mut context)
             {
+                let saw =
+                    next.as_ref().map(|next| next.as_ref().map_or_else(Saw::end, |batch| Saw::Batch(batch.clone())));
+                self.witness.saw(self.now, watch.number, saw.unwrap_or(Saw::Ended));
                 match next {
                     // Opened at a revision that this member has not reached, it says how far the member is.
                     Some(Ok(batch)) if batch.events.is_empty() && batch.revision < watch.after => {}

@@ -11,6 +11,7 @@ use super::nemesis::Nemesis;
 use super::network::Network;
 use super::slot::{Running, Slot};
 use super::truth::{Truth, checksum};
+use super::witness::{self, Witness};
 use super::{Plan, Report};
 use crate::backend::Error;
 use crate::kv::Revision;
@@ -76,6 +77,9 @@ pub(crate) struct World {
     pub(crate) told: Revision,
     /// Where the clients' doings are checked: what is wrong, if anything is.
     pub(crate) wrong: Option<String>,
+    /// Only the clients see what is wrong.
+    blind: bool,
+    pub(crate) witness: Witness,
     due: BinaryHeap<Reverse<(Micros, u64, Box<Order>)>>,
     /// Happenings so far that were made due.
     sequence: u64,
@@ -130,6 +134,8 @@ impl World {
             rest: Micros::MAX,
             told: 0,
             wrong: None,
+            blind: plan.blind,
+            witness: Witness::default(),
             due: BinaryHeap::new(),
             sequence: 0,
             digest: 0,
@@ -153,6 +159,9 @@ impl World {
 
     /// Something is wrong; the first such thing is what is reported.
     pub(crate) fn blame(&mut self, why: impl Into<String>) {
+        if self.blind {
+            return;
+        }
         let now = self.now;
         self.wrong.get_or_insert_with(|| format!("after {} ms: {}", now / 1_000, why.into()));
     }
@@ -486,6 +495,7 @@ impl World {
 
     pub(crate) fn report(self, plan: &Plan) -> Report {
         let operations = self.clients.iter().map(|client| client.done).sum();
+        let clocks = !self.nemesis.counts.contains_key("clock");
         Report {
             seed: plan.seed,
             digest: self.digest,
@@ -494,6 +504,8 @@ impl World {
             operations,
             revisions: self.truth.newest(),
             wrong: self.wrong,
+            rules: witness::rules(clocks),
+            history: self.witness.into_history(),
         }
     }
 }
