@@ -4,9 +4,11 @@
 
 mod access;
 mod cluster;
+mod history;
 mod kubectl;
 mod node;
 mod restriction;
 mod semantics;
 mod tokens;
+mod transaction;
 mod watch;
