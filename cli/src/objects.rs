@@ -66,8 +66,8 @@ pub async fn list(rest: &Rest, kind: &'static Kind, namespace: Option<&str>, int
             options.push(("continue", &next));
         }
         let mut page: Value = rest.get(&format!("{}{}", kind.path(namespace), query(&options))).await?;
-        let text = |pointer: &str| page.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-        next = text("/metadata/continue");
+        let token = page.pointer("/metadata/continue").and_then(Value::as_str);
+        next = token.unwrap_or_default().to_owned();
         if let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) {
             into.extend(items.into_iter().map(|item| named(kind, item)));
         }

@@ -225,7 +225,7 @@ impl Reader {
     }
 
     /// The next item; none when more bytes are needed, or when there are no more.
-    pub fn next(&mut self) -> Result<Option<Item>, Error> {
+    pub fn take_item(&mut self) -> Result<Option<Item>, Error> {
         loop {
             if let Some(block) = self.block.as_mut().filter(|block| !block.is_empty()) {
                 match item(block) {
@@ -262,7 +262,7 @@ impl Reader {
 
     /// Everything has been fed: whether that was a whole backup.
     pub fn finish(mut self) -> Result<Head, Error> {
-        while self.next()?.is_some() {}
+        while self.take_item()?.is_some() {}
         self.end()
     }
 

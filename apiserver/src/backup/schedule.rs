@@ -90,6 +90,9 @@ async fn make(parts: &Parts, schedule: &Schedule) -> Result<PathBuf, backup::Err
     let failed = |operation| move |source| backup::Error::File { operation, path: dir.clone(), source };
     fs::create_dir_all(dir).map_err(failed("create"))?;
     let time = parts::now().to_zoned(TimeZone::UTC).strftime(TIME).to_string();
+    for old in leftovers(dir).map_err(failed("list"))? {
+        fs::remove_file(dir.join(old)).map_err(failed("remove a file in"))?;
+    }
     // its revision is only known when it has begun
     let unnamed = dir.join(format!("{PREFIX}{time}"));
     let written = backup::save(&unnamed, super::stream(parts), |_| {}).await?;
@@ -113,10 +116,28 @@ fn names(dir: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// What a server that was killed had not given its name yet.
+fn leftovers(dir: &Path) -> io::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let unnamed = |name: &&str| {
+            let name = name.strip_prefix('.').and_then(|name| name.strip_suffix(".partial")).unwrap_or(name);
+            name.strip_prefix(PREFIX).and_then(read_time).is_some()
+        };
+        found.extend(name.to_str().filter(unnamed).map(str::to_owned));
+    }
+    Ok(found)
+}
+
+fn read_time(text: &str) -> Option<Timestamp> {
+    Some(DateTime::strptime(TIME, text).ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp())
+}
+
 fn time_of(name: &str) -> Option<Timestamp> {
     let (time, revision) = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.split_once('-')?;
     revision.parse::<u64>().ok()?;
-    Some(DateTime::strptime(TIME, time).ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp())
+    read_time(time)
 }
 
 /// All but the newest.
@@ -168,6 +189,8 @@ mod tests {
             "orlop-20251231T235959Z-7.backup",
             "notes.txt",
             "orlop-yesterday.backup",
+            "orlop-20260101T110000Z",
+            ".orlop-20260101T110001Z.partial",
         ] {
             fs::write(dir.path().join(name), "").unwrap();
         }
@@ -175,5 +198,8 @@ mod tests {
         assert_eq!(pause(&schedule, at("2026-01-02T12:00:00Z")), Duration::ZERO);
         let old = superfluous(names(dir.path()).unwrap(), schedule.keep);
         assert_eq!(old, ["orlop-20251231T235959Z-7.backup"]);
+        let mut left = leftovers(dir.path()).unwrap();
+        left.sort();
+        assert_eq!(left, [".orlop-20260101T110001Z.partial", "orlop-20260101T110000Z"]);
     }
 }

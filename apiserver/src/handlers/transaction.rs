@@ -170,7 +170,8 @@ fn step(call: &Call, at: usize, operation: Operation, namespace: &str) -> Answer
     let entry = Kind::by_manifest(version, kind).and_then(|kind| call.parts.registry.of(kind));
     let entry = entry.ok_or_else(|| bad(format!("{path}: no kind {kind:?} is known in version {version:?}")))?;
     let creates = matches!(operation, Operation::Create(_));
-    if name.is_empty() && !(creates && !text("/metadata/generateName").is_empty()) {
+    let generated = creates && !text("/metadata/generateName").is_empty();
+    if name.is_empty() && !generated {
         return Err(bad(format!("{path}.metadata.name: Required value")));
     }
     let row = entry.kind();

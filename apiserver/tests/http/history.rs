@@ -114,6 +114,13 @@ async fn what_is_not_kept_and_what_has_not_happened_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_from_a_lost_future_is_told_to_list() {
+    let (cluster, ..) = aged().await;
+    let (_, event) = cluster.ask("GET", &format!("{MAPS}?watch=1&resourceVersion=99999"), Value::Null).await;
+    assert_eq!(event.pointer("/object/code"), Some(&json!(410)), "{event}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn kubectl_reads_the_past_below_its_servers_address() {
     let (cluster, _store, then) = aged().await;
     let kubectl = async |moment: &str, words: &str| {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod backup;
 mod cluster;
 mod history;
 mod kubectl;

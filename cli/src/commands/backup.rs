@@ -83,7 +83,7 @@ async fn pass(
     while let Some(bytes) = stream.next().await {
         let bytes = bytes.context("the backup did not arrive whole")?;
         reader.feed(&bytes);
-        while reader.next()?.is_some() {}
+        while reader.take_item()?.is_some() {}
         out.write_all(&bytes).context("write the backup")?;
     }
     reader.finish()?;

@@ -78,7 +78,7 @@ where
     while let Some(bytes) = stream.next().await {
         let bytes = bytes.map_err(|error| Error::Stream(Box::new(error)))?;
         reader.feed(&bytes);
-        while reader.next()?.is_some() {}
+        while reader.take_item()?.is_some() {}
         file.write_all(&bytes).await.map_err(failed("write"))?;
         written = Written { head: reader.head(), entries: reader.entries, bytes: written.bytes + bytes.len() as u64 };
         progress(written);
@@ -112,7 +112,7 @@ impl Items {
     fn step(&mut self) -> Result<Option<Item>, Error> {
         let mut chunk = vec![0; CHUNK];
         loop {
-            if let Some(item) = self.reader.next()? {
+            if let Some(item) = self.reader.take_item()? {
                 return Ok(Some(item));
             }
             match std::io::Read::read(&mut self.file, &mut chunk) {

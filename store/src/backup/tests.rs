@@ -37,7 +37,7 @@ fn read(bytes: &[u8]) -> Result<(Head, Vec<Item>), Error> {
     let mut items = Vec::new();
     for piece in bytes.chunks(1000) {
         reader.feed(piece);
-        while let Some(item) = reader.next()? {
+        while let Some(item) = reader.take_item()? {
             items.push(item);
         }
     }
