@@ -93,7 +93,8 @@ fn a_mistake_is_seen_and_undone() -> Result<()> {
     };
     let both = map("prices", "one") + "---\n" + &map("stock", "one");
     fine(&shop(&["apply", "--atomic", "-f", "-"], &both)?, "configmap/prices created\nconfigmap/stock created")?;
-    let then = server.kubectl(&["get", "configmaps", "-n", "shop", "-o", "jsonpath={.metadata.resourceVersion}"])?;
+    let then =
+        server.kubectl(&["get", "configmap", "stock", "-n", "shop", "-o", "jsonpath={.metadata.resourceVersion}"])?;
     fine(&shop(&["apply", "-f", "-"], &(map("prices", "two") + "---\n" + &map("new", "one")))?, "created")?;
     server.kubectl(&["delete", "configmap", "-n", "shop", "stock"])?;
 

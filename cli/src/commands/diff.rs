@@ -139,9 +139,9 @@ mod tests {
 
     #[test]
     fn a_difference_is_shown_in_its_surroundings() {
-        let text = shown("ConfigMap", Some(json!({"x": "1", "y": "1"})), Some(json!({"x": "2", "y": "1"})));
+        let text = shown("ConfigMap", Some(json!({"x": "1", "z": "1"})), Some(json!({"x": "2", "z": "1"})));
         assert!(text.starts_with("--- configmap/a in shop (revision 7)\n+++ configmap/a in shop (now)\n@@"), "{text}");
-        assert!(text.contains("-  x: ") && text.contains("+  x: ") && text.contains("\n   y: "), "{text}");
+        assert!(text.contains("-  x: ") && text.contains("+  x: ") && text.contains("\n   z: "), "{text}");
         assert_eq!(shown("ConfigMap", Some(json!({"x": "1"})), Some(json!({"x": "1"}))), "");
         assert!(shown("ConfigMap", None, Some(json!({"x": "1"}))).contains("+  x: "));
     }
