@@ -71,13 +71,13 @@ async fn mark(backend: &dyn Backend, now: Timestamp) -> Result<Revision, Error> 
     }
     let time = last.and_then(Mark::read).map_or(now, |mark| mark.time.max(now));
     let put = Op::Put { key: KEY, value: time.to_string().into(), lease: 0 };
-    let compare = vec![Compare { key: KEY, target: CompareTarget::ModRevision(modified) }];
+    let compare = vec![Compare::equal(KEY, CompareTarget::ModRevision(modified))];
     let txn = Txn { compare, success: vec![put], failure: vec![Op::Range(Range::key(KEY))] };
     let reply = backend.txn(txn).await?;
     // another server was faster: its mark is as good
     let other = reply.results.into_iter().find_map(|result| match result {
         OpResult::Range(found) => found.entries.first().map(|entry| entry.mod_revision),
-        OpResult::Put(_) | OpResult::Delete(_) => None,
+        OpResult::Put(_) | OpResult::Delete(_) | OpResult::Txn(_) => None,
     });
     Ok(other.unwrap_or(reply.revision))
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use store::{
     Backend, Compare, CompareTarget, Entry, Error, Event, KvHash, LeaseId, LeaseInfo, Op, OpResult, Range, RangeReply,
-    Revision, Status, Txn, TxnReply, WatchFrom, WatchStream,
+    Relation, Revision, Status, Txn, TxnReply, WatchFrom, WatchStream,
     backend::{MAX_TXN_BYTES, MAX_TXN_OPS},
     image::ImageStream,
 };
@@ -98,7 +98,7 @@ impl Staging {
             let compare = staged
                 .conditions
                 .iter()
-                .map(|(key, revision)| Compare { key: key.clone(), target: CompareTarget::ModRevision(*revision) });
+                .map(|(key, revision)| Compare::equal(key.clone(), CompareTarget::ModRevision(*revision)));
             Txn { compare: compare.collect(), success: staged.effective().map(op).collect(), failure: Vec::new() }
         };
         if txn.success.is_empty() {
@@ -148,17 +148,21 @@ impl Staged {
 
     /// Whether a condition holds; one on the store is noted.
     fn holds(&mut self, base: &Cache, compare: &Compare) -> Result<bool, Error> {
-        let CompareTarget::ModRevision(expected) = compare.target else {
-            return Err(Error::Invalid { why: "a staged write compares something else than a revision" });
+        let key = &compare.start;
+        let (CompareTarget::ModRevision(expected), Relation::Equal, true) =
+            (&compare.target, compare.relation, compare.end.is_empty())
+        else {
+            return Err(Error::Invalid { why: "a staged write compares something else than a key's revision" });
         };
-        if let Some(write) = self.find(&compare.key) {
+        let expected = *expected;
+        if let Some(write) = self.find(key) {
             return Ok(write.entry.as_ref().map_or(0, |entry| entry.mod_revision) == expected);
         }
-        if base.revision_of(&compare.key) != expected {
+        if base.revision_of(key) != expected {
             return Ok(false);
         }
-        if !self.conditions.iter().any(|(key, _)| *key == compare.key) {
-            self.conditions.push((compare.key.clone(), expected));
+        if !self.conditions.iter().any(|(noted, _)| noted == key) {
+            self.conditions.push((key.clone(), expected));
         }
         Ok(true)
     }
@@ -177,7 +181,7 @@ impl Staged {
                     self.write(base, &start, None);
                     results.push(OpResult::Delete(Vec::new()));
                 }
-                Op::Delete { .. } | Op::Range(_) => {
+                Op::Delete { .. } | Op::Update { .. } | Op::Range(_) | Op::Txn(_) => {
                     return Err(Error::Invalid { why: "a staged write is no write of one key" });
                 }
             }
