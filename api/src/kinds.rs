@@ -85,6 +85,16 @@ impl Kind {
         self.scope == Scope::Namespaced
     }
 
+    /// Whether objects of this kind say what happened or who is at work, and not what somebody wants to be.
+    pub fn is_record(&self) -> bool {
+        matches!((self.group, self.kind), ("", "Event") | ("coordination.k8s.io", "Lease"))
+    }
+
+    /// Whether what objects of this kind hold is not to be shown.
+    pub fn is_secret(&self) -> bool {
+        matches!((self.group, self.kind), ("", "Secret"))
+    }
+
     /// The path under which the API serves this kind, below the namespace where there is one:
     /// `/api/v1/namespaces/NS/pods`, `/apis/apps/v1/deployments`.
     pub fn path(&self, namespace: Option<&str>) -> String {

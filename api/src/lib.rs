@@ -16,6 +16,7 @@ pub mod field;
 pub mod int_or_string;
 pub mod kinds;
 pub mod managed;
+pub mod moment;
 pub mod names;
 pub mod openapi;
 pub mod patch;
@@ -25,5 +26,6 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod strict;
+pub mod transaction;
 
 pub use kinds::{Kind, Scope, Subresource};

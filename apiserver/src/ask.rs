@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use api::Kind;
 use http::{HeaderMap, header};
+use store::{Range, Revision};
 
 use crate::{
     cache::KindCache,
+    item::Item,
     parts::Parts,
     query::{Query, WriteOptions},
     registry::Entry,
@@ -34,6 +36,8 @@ pub struct Ask {
     pub query: Query,
     /// The headers.
     pub headers: HeaderMap,
+    /// The revision to read at; none for now.
+    pub at: Option<Revision>,
 }
 
 impl Ask {
@@ -63,10 +67,21 @@ impl Ask {
         self.parts.cache.fresh().await.map_err(|late| reply::late(&late))
     }
 
-    /// The object that the path names, as of now; 404 when it does not exist.
-    pub async fn item(&self) -> Answer<Arc<crate::item::Item>> {
+    /// The object that the path names; 404 when it does not exist.
+    pub async fn item(&self) -> Answer<Arc<Item>> {
+        if let Some(revision) = self.at {
+            return self.past_item(revision).await;
+        }
         self.fresh().await?;
         self.cache.get(&self.id()).ok_or_else(|| self.not_found())
+    }
+
+    async fn past_item(&self, revision: Revision) -> Answer<Arc<Item>> {
+        let id = self.id();
+        let range = Range { revision, ..Range::key(storage::key(self.kind(), &id)) };
+        let found = self.parts.backend.range(range).await.map_err(|error| reply::store_failure(&error))?;
+        let item = found.entries.first().and_then(|entry| Item::new(&self.cache.opening, id.into(), entry));
+        item.map(Arc::new).ok_or_else(|| self.not_found())
     }
 
     /// 404 for the object that the path names.

@@ -197,6 +197,7 @@ pub fn metrics(parts: &Parts) -> Response {
         let count = parts.cache.kind(kind).map_or(0, |cache| cache.snapshot(0).objects.len());
         text.push_str(&format!("apiserver_storage_objects{{resource=\"{}\"}} {count}\n", kind.qualified()));
     }
+    text.push_str(&parts.backups.metrics());
     text.push_str("# TYPE orlop_watch_cache_revision gauge\n");
     text.push_str(&format!("orlop_watch_cache_revision {}\n", parts.cache.applied()));
     reply::typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)

@@ -81,6 +81,36 @@ impl Cache {
         Self { backend, exclusive, kinds, by_prefix, applied: watch::Sender::new(0), written: AtomicU64::new(0) }
     }
 
+    /// The same objects in caches that nothing follows: what is told to either, the other does not hear.
+    #[must_use]
+    pub fn fork(&self, backend: Arc<dyn Backend>) -> Self {
+        let applied = self.applied();
+        let kinds: Vec<_> = self.kinds.iter().map(|kind| Arc::new(kind.fork())).collect();
+        let by_prefix = kinds.iter().map(|k| (storage::prefix(k.entry.kind()), Arc::clone(k))).collect();
+        let (applied, written) = (watch::Sender::new(applied), AtomicU64::new(applied));
+        Self { backend, exclusive: true, kinds, by_prefix, applied, written }
+    }
+
+    /// Tells a fork of changes.
+    pub fn tell(&self, events: &[store::Event]) {
+        for event in events {
+            self.apply(event);
+            let (store::Event::Put { entry: store::Entry { mod_revision: revision, .. }, .. }
+            | store::Event::Delete { revision, .. }) = event;
+            self.advance(*revision, 0);
+        }
+    }
+
+    /// The revision that last wrote the object of this key; 0 when there is none.
+    pub fn revision_of(&self, key: &[u8]) -> Revision {
+        self.route(key).and_then(|(cache, id)| cache.get(id)).map_or(0, |item| item.revision)
+    }
+
+    /// Nobody else writes to the store.
+    pub fn exclusive(&self) -> bool {
+        self.exclusive
+    }
+
     /// The cache of a kind.
     pub fn kind(&self, kind: &api::Kind) -> Option<&Arc<KindCache>> {
         self.kinds.iter().find(|k| k.entry.kind() == kind)

@@ -3,7 +3,7 @@
 mod openapi;
 pub mod version;
 
-use api::{Kind, Subresource};
+use api::{Kind, Subresource, transaction};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
@@ -15,6 +15,34 @@ use crate::{
     registry::Registry,
     reply::{self, Answer, Response},
 };
+
+/// A kind that is only ever created, and never stored.
+#[derive(Clone, Copy)]
+struct Virtual {
+    group: &'static str,
+    version: &'static str,
+    plural: &'static str,
+    kind: &'static str,
+    namespaced: bool,
+}
+
+fn virtuals() -> impl Iterator<Item = Virtual> {
+    let reviews = review::KINDS.iter().map(|v| Virtual {
+        group: v.group,
+        version: v.version,
+        plural: v.plural,
+        kind: v.kind,
+        namespaced: v.namespaced,
+    });
+    let transactions = Virtual {
+        group: transaction::GROUP,
+        version: transaction::VERSION,
+        plural: transaction::PLURAL,
+        kind: transaction::KIND,
+        namespaced: false,
+    };
+    reviews.chain([transactions])
+}
 
 /// What can be done with every kind.
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
@@ -47,7 +75,7 @@ impl Discovery {
     pub fn new(registry: &Registry) -> Self {
         let kinds: Vec<_> = registry.entries().iter().map(|e| e.kind()).collect();
         let mut groups: Vec<(&'static str, Vec<&'static str>)> = Vec::new();
-        let rows = kinds.iter().map(|k| (k.group, k.version)).chain(review::KINDS.iter().map(|v| (v.group, v.version)));
+        let rows = kinds.iter().map(|k| (k.group, k.version)).chain(virtuals().map(|v| (v.group, v.version)));
         for (group, version) in rows {
             match groups.iter_mut().find(|(g, _)| *g == group) {
                 Some((_, versions)) if versions.contains(&version) => {}
@@ -175,7 +203,7 @@ fn resources(kinds: &[&'static Kind], group: &str, version: &str) -> Vec<Value> 
         put("subresources", json!(subresources), kind.subresources.is_empty());
         resource
     });
-    let virtuals = review::KINDS.iter().filter(|v| v.group == group && v.version == version).map(|v| {
+    let virtuals = virtuals().filter(|v| v.group == group && v.version == version).map(|v| {
         json!({
             "resource": v.plural,
             "responseKind": gvk(v.group, v.version, v.kind),
@@ -263,7 +291,7 @@ fn older(kinds: &[&'static Kind], group: &str, version: &str) -> Vec<Value> {
             list.push(row);
         }
     }
-    for v in review::KINDS.iter().filter(|v| v.group == group && v.version == version) {
+    for v in virtuals().filter(|v| v.group == group && v.version == version) {
         list.push(json!({
             "name": v.plural,
             "singularName": v.kind.to_lowercase(),

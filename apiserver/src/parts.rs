@@ -10,6 +10,7 @@ use store::Backend;
 use crate::{
     admission::Look,
     authz::Authz,
+    backup,
     cache::Cache,
     connect::Nodes,
     discovery::Discovery,
@@ -34,20 +35,41 @@ pub struct Parts {
     /// Who may what.
     pub authz: Authz,
     /// Service accounts' tokens.
-    pub tokens: Tokens,
+    pub tokens: Arc<Tokens>,
     /// Keys and certificates.
-    pub pki: Pki,
+    pub pki: Arc<Pki>,
     /// What is served.
-    pub discovery: Discovery,
+    pub discovery: Arc<Discovery>,
     /// The way to the node agents.
-    pub nodes: Nodes,
+    pub nodes: Arc<Nodes>,
     /// The leases of what dies by itself.
-    pub expiry: Expiry,
+    pub expiry: Arc<Expiry>,
+    /// How the server's own backups are going.
+    pub backups: Arc<backup::Record>,
     /// Whose turn it is to be given addresses.
     pub allocation: Allocation,
 }
 
 impl Parts {
+    /// The same server on other objects and another store, for a transaction that is not committed yet.
+    #[must_use]
+    pub fn fork(&self, cache: Cache, backend: Arc<dyn Backend>) -> Self {
+        Self {
+            registry: self.registry.clone(),
+            backend,
+            cache,
+            authz: Authz::default(),
+            tokens: Arc::clone(&self.tokens),
+            pki: Arc::clone(&self.pki),
+            discovery: Arc::clone(&self.discovery),
+            nodes: Arc::clone(&self.nodes),
+            expiry: Arc::clone(&self.expiry),
+            backups: Arc::clone(&self.backups),
+            // the transaction as a whole has its turn
+            allocation: Allocation::default(),
+        }
+    }
+
     /// The stored object, as of all writes acknowledged before the call.
     pub async fn find_item(&self, kind: &Kind, namespace: &str, name: &str) -> Answer<Option<Arc<Item>>> {
         self.cache.fresh().await.map_err(|late| reply::late(&late))?;

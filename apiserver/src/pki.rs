@@ -22,6 +22,9 @@ use crate::user::{MASTERS, NODE_PREFIX, NODES};
 /// Years until the authority and client certificates run out.
 const YEARS: i16 = 10;
 
+/// What is made once and kept: without it, nobody who trusted the cluster does so any more.
+pub const KEPT: [&str; 4] = ["ca.crt", "ca.key", "sa.key", "join-secret"];
+
 /// What the join token begins with.
 pub const TOKEN_PREFIX: &str = "orlop1";
 
@@ -86,6 +89,8 @@ pub struct Pki {
     pub token_key: KeyPair,
     /// What a node must know to join.
     pub join_secret: String,
+    /// Names and contents of the files that are [kept](KEPT).
+    pub kept: Vec<(String, String)>,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -117,7 +122,13 @@ impl Pki {
             write(&dir.join(format!("{name}.key")), &pair.key)?;
         }
         write(&dir.join("sa.pub"), &token_key.public_key_pem())?;
-        Ok(Self { ca, serving, kubelet_client, admin, token_key, join_secret, issuer })
+        let read = |name: &str| {
+            let path = dir.join(name);
+            let text = fs::read_to_string(&path).map_err(|source| Error::File { operation: "read", path, source })?;
+            Ok((name.to_owned(), text))
+        };
+        let kept = KEPT.into_iter().map(read).collect::<Result<_, Error>>()?;
+        Ok(Self { ca, serving, kubelet_client, admin, token_key, join_secret, kept, issuer })
     }
 
     /// `orlop1.<sha256 of the authority's certificate>.<secret>`: whom to trust, and why to be trusted.

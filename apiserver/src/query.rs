@@ -22,6 +22,12 @@ impl Query {
         self.0.iter().find(|(k, _)| k == name).map_or("", |(_, v)| v)
     }
 
+    /// The same without this parameter.
+    #[must_use]
+    pub fn without(&self, name: &str) -> Self {
+        Self(self.0.iter().filter(|(key, _)| key != name).cloned().collect())
+    }
+
     /// All values.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(k, _)| k == name).map(|(_, v)| v.as_str())

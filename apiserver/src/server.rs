@@ -2,15 +2,17 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use store::{Backend, Op, Revision, Txn};
+use store::{Backend, Op, Txn};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     allocate,
     authz::Authz,
+    backup::schedule::{self, Schedule},
     bootstrap,
     cache::Cache,
+    clock,
     connect::{self, Nodes},
     discovery::Discovery,
     expiry::Expiry,
@@ -25,9 +27,8 @@ use crate::{
     user::User,
 };
 
-/// Between two compactions of the store, and so the shortest time that a page of a list can be continued (upstream's
-/// `etcd-compaction-interval`).
-const COMPACT_EVERY: Duration = Duration::from_secs(300);
+/// Between two compactions of a store that does not forget by itself.
+const COMPACT_EVERY: Duration = Duration::from_secs(60);
 
 /// Between two tries to reach a store that does not answer at the start.
 const RETRY_EVERY: Duration = Duration::from_millis(500);
@@ -53,6 +54,9 @@ pub struct Config {
     pub store: Arc<dyn Backend>,
     /// Nobody else writes to the store (the embedded one), so that reads need not ask it how far it is.
     pub exclusive: bool,
+    /// How long what was superseded can still be read, in a store that forgets nothing by itself (etcd). None for the
+    /// embedded one, which keeps its own window.
+    pub history: Option<Duration>,
     /// Where this server can be reached from nodes and pods: the endpoints of Service `default/kubernetes`.
     pub advertise: Vec<SocketAddr>,
     /// Further names and addresses for the serving certificate.
@@ -83,6 +87,7 @@ pub struct Server {
     parts: Arc<Parts>,
     tls: tokio_rustls::TlsAcceptor,
     advertise: Vec<SocketAddr>,
+    history: Option<Duration>,
 }
 
 impl Server {
@@ -105,17 +110,18 @@ impl Server {
         let parts = Parts {
             cache: Cache::new(&registry, Arc::clone(&config.store), config.exclusive),
             authz: Authz::default(),
-            tokens: Tokens::new(&pki)?,
-            discovery: Discovery::new(&registry),
-            nodes: Nodes::new(&pki)?,
-            expiry: Expiry::default(),
+            tokens: Arc::new(Tokens::new(&pki)?),
+            discovery: Arc::new(Discovery::new(&registry)),
+            nodes: Arc::new(Nodes::new(&pki)?),
+            expiry: Arc::new(Expiry::default()),
+            backups: Arc::default(),
             allocation: Allocation::default(),
             backend: config.store,
             registry,
-            pki,
+            pki: Arc::new(pki),
         };
         let tls = listen::tls(&parts.pki)?;
-        Ok(Self { parts: Arc::new(parts), tls, advertise: config.advertise })
+        Ok(Self { parts: Arc::new(parts), tls, advertise: config.advertise, history: config.history })
     }
 
     /// What a node must know to join: `orlop1.<hash>.<secret>`.
@@ -133,6 +139,11 @@ impl Server {
         self.parts.cache.ready()
     }
 
+    /// Makes backups when they are due, until the shutdown; while it [serves](Self::serve).
+    pub async fn back_up(&self, schedule: Schedule, shutdown: CancellationToken) {
+        schedule::run(Arc::clone(&self.parts), schedule, shutdown).await;
+    }
+
     /// Serves on these listeners (may be none) until the shutdown; then open requests are given a few seconds to end.
     pub async fn serve(&self, listeners: Vec<TcpListener>, shutdown: CancellationToken) {
         let parts = &self.parts;
@@ -142,7 +153,8 @@ impl Server {
         }
         tokio::join!(
             parts.cache.run(ended.clone()),
-            compact(Arc::clone(&parts.backend), ended.clone()),
+            clock::run(Arc::clone(&parts.backend), parts.cache.progress(), ended.clone()),
+            compact(Arc::clone(&parts.backend), self.history, ended.clone()),
             bootstrap::run(Arc::clone(parts), self.advertise.clone(), ended.clone()),
             listen::serve(Arc::clone(parts), self.tls.clone(), listeners, ended),
         );
@@ -169,22 +181,21 @@ async fn begin_history(backend: &dyn Backend) {
     }
 }
 
-/// Forgets, every few minutes, what was superseded before the time before.
-async fn compact(backend: Arc<dyn Backend>, shutdown: CancellationToken) {
-    let mut before: Revision = 0;
+/// Forgets what was superseded longer ago than `history`, every minute. Several servers may: what one has done, the others
+/// find done.
+async fn compact(backend: Arc<dyn Backend>, history: Option<Duration>, shutdown: CancellationToken) {
+    let Some(history) = history else { return };
     while shutdown.run_until_cancelled(tokio::time::sleep(COMPACT_EVERY)).await.is_some() {
-        let now = match backend.status().await {
-            Ok(status) => status.revision,
+        let mark = match clock::before(&*backend, jiff::Timestamp::now() - history).await {
+            Ok(Some(mark)) => mark,
+            Ok(None) => continue,
             Err(error) => {
-                tracing::warn!(%error, "cannot ask the store for its revision");
+                tracing::warn!(%error, "cannot ask the store how old its history is");
                 continue;
             }
         };
-        if before > 0
-            && let Err(error) = backend.compact(before).await
-        {
-            tracing::debug!(%error, revision = before, "store was not compacted");
+        if let Err(error) = backend.compact(mark.revision).await {
+            tracing::debug!(%error, revision = mark.revision, "store was not compacted");
         }
-        before = now;
     }
 }

@@ -11,19 +11,21 @@ use std::{
 
 use axum::body::Body;
 use http::{HeaderMap, Request, StatusCode};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use serde_json::json;
 
 use crate::{
     ask::Ask,
     authn,
     authz::{self, Attributes},
-    body, bootstrap, connect,
+    backup, body, bootstrap, connect,
     discovery::version,
     handlers::{
-        create, delete, get, list, patch, replace, review,
+        create, delete, get, list, past, patch, replace, review,
         subresource::{binding, eviction, finalize, scale, token},
-        watch,
+        transaction, watch,
     },
+    history::{self, Stamp},
     join,
     parts::{self, Parts},
     query::Query,
@@ -70,21 +72,28 @@ async fn answer(parts: Arc<Parts>, connection: Option<Arc<User>>, request: Reque
         return join::join(&parts, request).await;
     }
     let now = parts::now().as_second();
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     // a token ends with what it is bound to: whoever was told of the deletion must not see it hold
     if head.headers.contains_key(axum::http::header::AUTHORIZATION) {
         parts.cache.fresh().await.map_err(|late| reply::late(&late))?;
     }
     let user = authn::user(connection.as_ref(), &head.headers, &parts.tokens, &parts.cache, now)?;
     let user = impersonate(&parts, user, &head.headers).await?;
-    match Target::parse(head.uri.path()) {
-        Some(target) => resource(parts, user, target, Request::from_parts(head, body)).await,
-        None => path(&parts, &user, &head).await,
+    let moment = history::enter(&mut head)?;
+    match (Target::parse(head.uri.path()), moment) {
+        (Some(target), _) => resource(parts, user, target, moment, Request::from_parts(head, body)).await,
+        (None, Some(moment)) if head.uri.path() == "/" => {
+            allow(&parts, &user, &Attributes { verb: "get", path: "/asof", ..Attributes::default() }).await?;
+            history::tell(&parts, moment).await
+        }
+        // these are of now alone
+        (None, Some(_)) if matches!(head.uri.path(), "/backup" | "/metrics") => Err(nowhere()),
+        (None, _) => path(&parts, &user, &head).await,
     }
 }
 
 /// A no is only said when everything that was acknowledged before is known: the pod or role that allows it may be new.
-async fn allow(parts: &Parts, user: &User, what: &Attributes<'_>) -> Answer<()> {
+pub async fn allow(parts: &Parts, user: &User, what: &Attributes<'_>) -> Answer<()> {
     if parts.authz.decide(&parts.cache, user, what).allowed() {
         return Ok(());
     }
@@ -130,6 +139,7 @@ async fn path(parts: &Parts, user: &User, head: &http::request::Parts) -> Answer
         "/readyz" => Ok(health(path, verbose, parts.cache.ready())),
         "/version" | "/version/" => Ok(reply::json(StatusCode::OK, &version::info())),
         "/metrics" => Ok(bootstrap::metrics(parts)),
+        "/backup" => Ok(backup::answer(parts)),
         _ => match parts.discovery.find(path, &head.headers) {
             Some(answer) => answer,
             None => Err(nowhere()),
@@ -151,7 +161,7 @@ fn no_definitions() -> Response {
     )
 }
 
-fn nowhere() -> Box<k8s_openapi::apimachinery::pkg::apis::meta::v1::Status> {
+fn nowhere() -> Box<Status> {
     Box::new(api::status::failure(404, "NotFound", "the server could not find the requested resource"))
 }
 
@@ -169,7 +179,13 @@ fn health(path: &str, verbose: bool, ready: bool) -> Response {
     reply::typed(code, "text/plain; charset=utf-8", text)
 }
 
-async fn resource(parts: Arc<Parts>, user: Arc<User>, target: Target, request: Request<Body>) -> Answer<Response> {
+async fn resource(
+    parts: Arc<Parts>,
+    user: Arc<User>,
+    target: Target,
+    moment: Option<Stamp>,
+    request: Request<Body>,
+) -> Answer<Response> {
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let sub = target.subresource.as_deref().unwrap_or_default();
     let mut verb = Verb::of(request.method(), target.name.is_some(), query.flag("watch"))
@@ -179,16 +195,10 @@ async fn resource(parts: Arc<Parts>, user: Arc<User>, target: Target, request: R
     }
     let named = query.get("fieldSelector").strip_prefix("metadata.name=").filter(|name| !name.contains(','));
     let name = target.name.as_deref().or(named.filter(|_| verb.is_read())).unwrap_or_default();
-    let what = Attributes {
-        verb: verb.word(),
-        group: &target.group,
-        resource: &target.resource,
-        subresource: sub,
-        namespace: if target.resource == "namespaces" && target.group.is_empty() { name } else { target.namespace() },
-        name,
-        fields: query.get("fieldSelector"),
-        path: "",
-    };
+    if transaction::is(&target) {
+        return together(parts, user, verb, moment, query, request).await;
+    }
+    let what = Attributes { fields: query.get("fieldSelector"), ..target.attributes(verb, name) };
     allow(&parts, &user, &what).await?;
     if let Some(review) = review::find(&target) {
         if verb != Verb::Create {
@@ -215,20 +225,55 @@ async fn resource(parts: Arc<Parts>, user: Arc<User>, target: Target, request: R
     let entry = Arc::clone(entry);
     let cache = Arc::clone(parts.cache.kind(kind).ok_or_else(nowhere)?);
     let headers = request.headers().clone();
-    let ask = Ask { parts, user, verb, target, entry, cache, query, headers };
+    let at = match moment {
+        Some(_) if !verb.is_read() => return Err(history::read_only(verb.word())),
+        Some(moment) => Some(history::resolve(&*parts.backend, moment).await?),
+        None => None,
+    };
+    let ask = Ask { parts, user, verb, target, entry, cache, query, headers, at };
     dispatch(ask, request).await
 }
 
+/// Several operations at once: each is authorized by itself, so that whoever may do them one by one may do them together.
+async fn together(
+    parts: Arc<Parts>,
+    user: Arc<User>,
+    verb: Verb,
+    moment: Option<Stamp>,
+    query: Query,
+    request: Request<Body>,
+) -> Answer<Response> {
+    if moment.is_some() {
+        return Err(history::read_only(verb.word()));
+    }
+    if verb != Verb::Create {
+        return Err(Box::new(api::status::method_not_allowed(verb.word())));
+    }
+    let (head, body) = request.into_parts();
+    let bytes = body::read(body).await?;
+    let call = transaction::Call { parts, user, query, headers: head.headers };
+    let answer = tokio::time::timeout(ANSWER_WITHIN, transaction::create(call, &bytes)).await;
+    answer.unwrap_or_else(|_| Err(too_long()))
+}
+
 async fn dispatch(ask: Ask, request: Request<Body>) -> Answer<Response> {
+    if ask.at.is_some() {
+        let answer = tokio::time::timeout(ANSWER_WITHIN, past::answer(&ask)).await;
+        return answer.unwrap_or_else(|_| Err(too_long()));
+    }
     match (ask.verb, ask.target.subresource.as_deref().unwrap_or_default()) {
         (Verb::Watch, "") => watch::watch(&ask).await,
         (Verb::Get, "log") => connect::log(&ask).await,
         (_, "exec") => connect::exec(&ask, upgradable(request)).await,
         _ => match tokio::time::timeout(ANSWER_WITHIN, brief(ask, request)).await {
             Ok(answer) => answer,
-            Err(_) => Err(Box::new(api::status::failure(504, "Timeout", "the request did not finish in time"))),
+            Err(_) => Err(too_long()),
         },
     }
+}
+
+fn too_long() -> Box<Status> {
+    Box::new(api::status::failure(504, "Timeout", "the request did not finish in time"))
 }
 
 /// The request with the means to take over its connection.

@@ -2,6 +2,8 @@
 
 use http::Method;
 
+use crate::authz::Attributes;
+
 /// What a request does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
@@ -123,6 +125,22 @@ impl Target {
     /// The name, or empty.
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or_default()
+    }
+
+    /// What a user must be allowed to do for this. `name` may be one that the path does not say, but a selector does.
+    pub fn attributes<'a>(&'a self, verb: Verb, name: &'a str) -> Attributes<'a> {
+        // a namespace is inside itself
+        let is_namespace = self.resource == "namespaces" && self.group.is_empty();
+        Attributes {
+            verb: verb.word(),
+            group: &self.group,
+            resource: &self.resource,
+            subresource: self.subresource.as_deref().unwrap_or_default(),
+            namespace: if is_namespace { name } else { self.namespace() },
+            name,
+            fields: "",
+            path: "",
+        }
     }
 }
 

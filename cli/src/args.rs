@@ -4,6 +4,8 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::moment;
+
 /// Orlop runs containers on a cluster of machines, and speaks the Kubernetes API.
 #[derive(Debug, Parser)]
 #[command(name = "orlop", version, about, max_term_width = 110, disable_help_subcommand = true)]
@@ -44,6 +46,14 @@ pub enum Verb {
     /// List objects, or show some
     #[command(after_help = types())]
     Get(Get),
+    /// Show what has changed since a moment of the past
+    Diff(Diff),
+    /// Put a namespace's objects back as they were at a moment of the past
+    Undo(Undo),
+    /// Write a backup of the whole cluster to a file
+    Backup(Backup),
+    /// Make a cluster from a backup, on a machine that has none
+    Restore(Restore),
     /// Tell everything about an object, its events included
     Describe(Describe),
     /// Delete objects
@@ -109,6 +119,38 @@ pub struct Server {
     /// Further names or addresses for the serving certificate
     #[arg(long = "tls-san", value_name = "NAME")]
     pub tls_sans: Vec<String>,
+    /// Where state is kept when it is not here.
+    #[command(flatten)]
+    pub etcd: Etcd,
+    /// Make backups into this folder, as `orlop backup` does
+    #[arg(long, value_name = "DIR")]
+    pub backup_dir: Option<PathBuf>,
+    /// Between two of these backups
+    #[arg(long, default_value = "6h", value_name = "DURATION", value_parser = moment::duration, requires = "backup_dir")]
+    pub backup_every: std::time::Duration,
+    /// How many of these backups stay; the oldest are removed
+    #[arg(long, default_value_t = 28, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..), requires = "backup_dir")]
+    pub backup_keep: u16,
+    /// How far back what was changed or deleted can be read (--at, diff, undo); 24h, on etcd 5m when not given
+    #[arg(long, value_name = "DURATION", value_parser = moment::duration)]
+    pub history: Option<std::time::Duration>,
+    /// Most memory for history in the embedded store; the oldest goes first
+    #[arg(long, default_value = "64Mi", value_name = "SIZE", value_parser = moment::bytes)]
+    pub history_size: u64,
+    /// A node that has not renewed its lease for so many seconds is taken for dead
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    pub node_monitor_grace: u64,
+    /// Serve on the listening socket that is standard input, too
+    #[arg(long, hide = true)]
+    pub listen_stdin: bool,
+    /// The address in the administrator's kubeconfig
+    #[arg(long, hide = true, value_name = "ADDR:PORT")]
+    pub external_address: Option<std::net::SocketAddr>,
+}
+
+/// An etcd cluster that keeps the state.
+#[derive(Debug, Default, Args)]
+pub struct Etcd {
     /// Keep state in this etcd cluster, not in the embedded store (comma separated URLs)
     #[arg(long, value_delimiter = ',', value_name = "URL")]
     pub etcd_servers: Vec<String>,
@@ -121,15 +163,6 @@ pub struct Server {
     /// Key of the client certificate
     #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
     pub etcd_keyfile: Option<PathBuf>,
-    /// A node that has not renewed its lease for so many seconds is taken for dead
-    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
-    pub node_monitor_grace: u64,
-    /// Serve on the listening socket that is standard input, too
-    #[arg(long, hide = true)]
-    pub listen_stdin: bool,
-    /// The address in the administrator's kubeconfig
-    #[arg(long, hide = true, value_name = "ADDR:PORT")]
-    pub external_address: Option<std::net::SocketAddr>,
 }
 
 /// `orlop agent`.
@@ -196,6 +229,9 @@ pub struct Apply {
     /// Only let the server check it
     #[arg(long)]
     pub dry_run: bool,
+    /// All objects or none of them: in one transaction of at most 128 objects and 1.5 MiB
+    #[arg(long)]
+    pub atomic: bool,
 }
 
 /// `orlop get`.
@@ -222,6 +258,68 @@ pub struct Get {
     /// Leave the headings out
     #[arg(long)]
     pub no_headers: bool,
+    /// As it was at a revision (1234), so long ago (10m) or at a time (2026-01-02T03:04:05Z)
+    #[arg(long, value_name = "MOMENT", value_parser = moment::parse, conflicts_with = "watch")]
+    pub at: Option<String>,
+}
+
+/// `orlop diff`: ends with 1 when something differs, with 2 when that could not be found out.
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// TYPE[,TYPE...] [NAME...] or TYPE/NAME...; everything in the namespace when not given
+    #[arg(value_name = "TYPE [NAME]")]
+    pub what: Vec<String>,
+    /// Since a revision (1234), so long ago (10m) or a time (2026-01-02T03:04:05Z)
+    #[arg(long, value_name = "MOMENT", value_parser = moment::parse)]
+    pub at: String,
+    /// Until this moment; now when not given
+    #[arg(long, value_name = "MOMENT", value_parser = moment::parse)]
+    pub to: Option<String>,
+    /// In all namespaces, and what is in none
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+}
+
+/// `orlop undo`: makes again what is gone, restores what changed, deletes what came since. What controllers own (pods of a
+/// Deployment) follows its owner; Events and Leases are left alone.
+#[derive(Debug, Args)]
+pub struct Undo {
+    /// How it was at a revision (1234), so long ago (10m) or at a time (2026-01-02T03:04:05Z)
+    #[arg(long, value_name = "MOMENT", value_parser = moment::parse)]
+    pub to: String,
+    /// Only show what would be done, and let the server check it
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// `orlop backup`: everything that the cluster keeps, as of one moment, while it is at work. The file holds Secrets and the
+/// cluster's keys.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// Where to write it (replaced when it exists, and never half written); - for standard output
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Make no backup: check whether the file is a whole one
+    #[arg(long)]
+    pub verify: bool,
+}
+
+/// `orlop restore`: the store and the cluster's keys, from a backup of either kind of store. With the keys, nodes and
+/// kubeconfigs go on being trusted.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The backup
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Where state, keys and credentials are to be kept; must hold no store
+    #[arg(long, default_value = "/var/lib/orlop", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Where the state goes when not there.
+    #[command(flatten)]
+    pub etcd: Etcd,
 }
 
 /// `orlop describe`.

@@ -3,6 +3,10 @@
 use std::{fmt, path::PathBuf};
 
 use anyhow::{Context, Result, anyhow};
+use api::{
+    moment::Moment,
+    transaction::{self, Operation, Transaction},
+};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
@@ -85,6 +89,8 @@ impl Failures {
 #[derive(Clone)]
 pub struct Rest {
     client: Client,
+    /// What all paths begin with: empty, or a moment of the past.
+    root: String,
     /// The namespace to work in.
     pub namespace: String,
     /// The command line says which; else it is that of the kubeconfig.
@@ -102,7 +108,18 @@ impl Rest {
             .await
             .with_context(|| format!("use the credentials in {}", path.display()))?;
         let namespace = target.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
-        Ok(Self { named_namespace: target.namespace.is_some(), namespace, client })
+        Ok(Self { named_namespace: target.namespace.is_some(), namespace, root: String::new(), client })
+    }
+
+    /// The API as it was at a moment; see [`crate::moment::parse`].
+    #[must_use]
+    pub fn at(&self, moment: &str) -> Self {
+        Self { root: format!("{}{moment}", api::moment::ROOT), ..self.clone() }
+    }
+
+    /// What a moment means, and whether it can be read.
+    pub async fn moment(&self, moment: &str) -> Result<Moment> {
+        self.get(&format!("{}{moment}", api::moment::ROOT)).await
     }
 
     /// The typed client.
@@ -112,6 +129,7 @@ impl Rest {
 
     /// Sends a request; a refusal is an error.
     pub async fn send(&self, method: Method, path: &str, accept: &str, payload: Payload) -> Result<Response<Body>> {
+        let path = format!("{}{path}", self.root);
         let mut request = Request::builder().method(method).uri(path).header("Accept", accept);
         let body = match payload {
             Some((kind, bytes)) => {
@@ -142,6 +160,28 @@ impl Rest {
     ) -> Result<T> {
         let bytes = collect(self.send(method, path, accept, payload).await?).await?;
         serde_json::from_slice(&bytes).with_context(|| format!("understand what the server answered to {path}"))
+    }
+
+    /// Does operations all or not at all. Objects that name no namespace are in the one that is worked in.
+    pub async fn transact(
+        &self,
+        operations: Vec<Operation>,
+        options: &[(&str, &str)],
+        dry_run: bool,
+    ) -> Result<transaction::Status> {
+        let sent = Transaction {
+            api_version: api::moment::API_VERSION.into(),
+            kind: transaction::KIND.into(),
+            spec: transaction::Spec { operations },
+            status: None,
+        };
+        let body = serde_json::to_vec(&sent).context("write JSON")?;
+        let mut options = options.to_vec();
+        options.push(("namespace", &self.namespace));
+        options.extend(dry_run.then_some(("dryRun", "All")));
+        let path = format!("{}{}", transaction::PATH, query(&options));
+        let answer: Transaction = self.call(Method::POST, &path, JSON, Some((JSON, body))).await?;
+        answer.status.context("the server did not say what it did")
     }
 
     /// Reads.

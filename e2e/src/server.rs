@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -23,15 +23,28 @@ pub struct Server {
     address: SocketAddr,
     kubectl: PathBuf,
     folder: TempDir,
+    /// Where its state is; below `folder`, or elsewhere.
+    data: PathBuf,
 }
 
 impl Server {
     /// Starts a server with these further words, and waits until it is ready.
     pub fn start(args: &[&str]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("orlop-e2e-").tempdir().context("make a folder for a server")?;
+        let data = folder.path().to_owned();
+        Self::begin(folder, data, args)
+    }
+
+    /// Like [`Server::start`], on a folder with state in it, which stays.
+    pub fn start_on(data: &Path, args: &[&str]) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("orlop-e2e-").tempdir().context("make a folder for a server")?;
+        Self::begin(folder, data.to_owned(), args)
+    }
+
+    fn begin(folder: TempDir, data: PathBuf, args: &[&str]) -> Result<Self> {
         let args = args.iter().map(|a| (*a).to_owned()).collect();
         let [address] = free_addresses()?;
-        let mut server = Self { process: None, args, address, kubectl: newest_kubectl()?, folder };
+        let mut server = Self { process: None, args, address, kubectl: newest_kubectl()?, folder, data };
         server.resume()?;
         Ok(server)
     }
@@ -43,7 +56,7 @@ impl Server {
         let mut command = Command::new(program()?);
         command
             .args(["--die-with-parent", "server", "--bind", &self.address.to_string(), "--data-dir"])
-            .arg(self.folder.path())
+            .arg(&self.data)
             .args(&self.args)
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("share a log")?)
@@ -66,7 +79,7 @@ impl Server {
 
     /// The administrator's credentials.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.folder.path().join("kubeconfig")
+        self.data.join("kubeconfig")
     }
 
     /// Runs kubectl; it must succeed.
@@ -89,6 +102,13 @@ impl Server {
     /// Starts a kubectl that goes on.
     pub fn follow(&self, args: &[&str]) -> Result<Following> {
         Following::start(self.command().args(args))
+    }
+
+    /// An `orlop` command with the administrator's credentials, to be run.
+    pub fn orlop(&self, args: &[&str]) -> Result<Command> {
+        let mut command = Command::new(program()?);
+        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.folder.path()).env("LC_ALL", "C").args(args);
+        Ok(command)
     }
 
     /// Waits until `condition` holds; an error of its ends the story.

@@ -30,6 +30,7 @@ impl World {
             data_dir: data.path().to_owned(),
             store: Arc::new(store::memory::Memory::new()),
             exclusive: true,
+            history: None,
             advertise: Vec::new(),
             names: Vec::new(),
             url: "https://127.0.0.1:6443".into(),

@@ -15,6 +15,7 @@
 //! Kinds, JSON, Kubernetes: keys and values are bytes. Nothing of ours is imported.
 
 pub mod backend;
+pub mod backup;
 #[cfg(feature = "testing")]
 pub mod check;
 #[cfg(feature = "testing")]

@@ -206,6 +206,15 @@ impl KindCache {
         Self { entry, opening, state: RwLock::new(state) }
     }
 
+    /// The same objects, without a past and without watchers.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let fork = Self::new(Arc::clone(&self.entry));
+        let state = self.state.read();
+        fork.load(state.objects.clone(), state.revision);
+        fork
+    }
+
     /// Replaces everything by what the store holds at `revision`. Watchers are ended: they may have missed something.
     pub fn load(&self, objects: OrdMap<Arc<str>, Arc<Item>>, revision: Revision) {
         let mut state = self.state.write();

@@ -68,6 +68,9 @@ pub async fn select(ask: &Ask) -> Answer<Found> {
     if !options.continues.is_empty() {
         return carry_on(ask, &options, &filter).await;
     }
+    if let Some(revision) = ask.at {
+        return past(ask, &options, &filter, revision, String::new()).await;
+    }
     let exact = options.matching == Some(Match::Exact)
         || (options.matching.is_none() && options.limit > 0 && options.revision.is_some_and(|rv| rv > 0));
     match options.revision {
@@ -140,7 +143,13 @@ async fn carry_on(ask: &Ask, options: &ListOptions, filter: &Filter) -> Answer<F
 }
 
 /// From the store, as of a revision that may be gone.
-async fn past(ask: &Ask, options: &ListOptions, filter: &Filter, revision: Revision, after: String) -> Answer<Found> {
+pub async fn past(
+    ask: &Ask,
+    options: &ListOptions,
+    filter: &Filter,
+    revision: Revision,
+    after: String,
+) -> Answer<Found> {
     let prefix = storage::prefix(ask.kind());
     let scope = filter.namespace.as_ref().filter(|_| ask.kind().namespaced()).map(|ns| format!("{ns}/"));
     let mut range = Range { revision, limit: PAGE, ..Range::prefix(format!("{prefix}{}", scope.unwrap_or_default())) };

@@ -9,6 +9,7 @@ use http::{HeaderValue, header};
 use store::Revision;
 use tokio::{sync::mpsc, time::Instant};
 
+use super::list;
 use crate::{
     ask::Ask,
     cache::{Change, Event, Filter, KindCache, TooOld, frame},
@@ -44,6 +45,14 @@ pub async fn watch(ask: &Ask) -> Answer<Response> {
         (Some(0), _) => {}
         (Some(revision), Some(true)) => {
             ask.parts.cache.reach(revision).await.map_err(|late| reply::late(&late))?;
+        }
+        // ahead of this server; or of a store that was made anew from a backup, and then the client must list
+        (Some(revision), _) if revision > ask.parts.cache.applied() => {
+            ask.fresh().await?;
+            let applied = ask.parts.cache.applied();
+            if revision > applied {
+                return Ok(streamed(Body::from(too_old(revision, applied))));
+            }
         }
         (Some(_), _) => {}
         (None, _) => ask.fresh().await?,
@@ -81,11 +90,41 @@ pub async fn watch(ask: &Ask) -> Answer<Response> {
         next_bookmark: first_bookmark(lasts),
         end: Instant::now() + Duration::from_secs(lasts),
     };
-    let frames = stream::unfold(watching, |mut watching| async move {
-        let slice = watching.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(slice), watching))
-    });
-    Ok(streamed(Body::from_stream(frames)))
+    Ok(streamed(watching.into_body()))
+}
+
+/// What there was at a revision of the past, and then the end: nothing comes after it. A watch from another revision is told
+/// to list.
+pub async fn past(ask: &Ask) -> Answer<Response> {
+    let options = ListOptions::new(&ask.query, true)?;
+    let (form, at) = (negotiate::form(&ask.headers, true)?, ask.at.unwrap_or(0));
+    let include = Include::parse(ask.query.get("includeObject"))?;
+    let filter = Filter::new(&*ask.entry, ask.target.namespace.as_deref(), &options.labels, &options.fields)?;
+    let from = options.revision.filter(|revision| *revision > 0 && options.initial != Some(true));
+    if let Some(other) = from.filter(|revision| *revision != at) {
+        return Ok(streamed(Body::from(too_old(other, at))));
+    }
+    let all = from.is_none() && options.initial != Some(false);
+    let initial = match all {
+        true => list::past(ask, &options, &filter, at, String::new()).await?.items.into(),
+        false => VecDeque::new(),
+    };
+    let watching = Watching {
+        parts: Arc::clone(&ask.parts),
+        cache: Arc::clone(&ask.cache),
+        filter: Arc::new(filter),
+        shape: Shape { form, include, headed: true },
+        initial,
+        end_of_initial: (options.initial == Some(true)).then_some(at),
+        backlog: VecDeque::new(),
+        // nobody sends
+        receiver: mpsc::channel(1).1,
+        after: at,
+        bookmarks: false,
+        next_bookmark: Instant::now(),
+        end: Instant::now(),
+    };
+    Ok(streamed(watching.into_body()))
 }
 
 fn streamed(body: Body) -> Response {
@@ -131,6 +170,14 @@ struct Watching {
 }
 
 impl Watching {
+    fn into_body(self) -> Body {
+        let frames = stream::unfold(self, |mut watching| async move {
+            let slice = watching.next().await?;
+            Some((Ok::<_, std::convert::Infallible>(slice), watching))
+        });
+        Body::from_stream(frames)
+    }
+
     /// What to send next; none at the end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {

@@ -107,6 +107,7 @@ pub(super) fn roles() -> Vec<ClusterRole> {
                     "/api/*",
                     "/apis",
                     "/apis/*",
+                    "/asof",
                     "/healthz",
                     "/livez",
                     "/openapi",

@@ -48,6 +48,7 @@ impl Cluster {
             data_dir: dir.path().into(),
             store,
             exclusive: true,
+            history: None,
             advertise: vec![address],
             names: Vec::new(),
             url: format!("https://{address}"),

@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod backup;
 mod cluster;
+mod history;
 mod kubectl;
 mod node;
 mod restriction;
 mod semantics;
 mod tokens;
+mod transaction;
 mod watch;

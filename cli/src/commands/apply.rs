@@ -1,6 +1,7 @@
 //! `orlop apply`: makes objects be as the files say, by server-side apply.
 
 use anyhow::{Context, Result, bail};
+use api::transaction::{Effect, Operation};
 use http::Method;
 use serde_json::Value;
 
@@ -18,6 +19,9 @@ pub const FIELD_MANAGER: &str = "orlop";
 pub async fn run(rest: &Rest, args: &Apply, out: &mut impl std::io::Write) -> Result<()> {
     let documents = manifest::read_all(&args.from.files, args.from.recursive)?;
     documents.iter().filter(|_| rest.named_namespace).try_for_each(|document| same_namespace(rest, document))?;
+    if args.atomic {
+        return together(rest, &documents, args, out).await;
+    }
     let mut failures = Failures::default();
     for document in &documents {
         match apply(rest, document, args.force_conflicts, args.dry_run).await {
@@ -39,6 +43,25 @@ fn same_namespace(rest: &Rest, document: &Document) -> Result<()> {
         ),
         None => Ok(()),
     }
+}
+
+/// Applies all objects in one transaction.
+async fn together(rest: &Rest, documents: &[Document], args: &Apply, out: &mut impl std::io::Write) -> Result<()> {
+    let operations = documents.iter().map(|document| Operation::Apply(document.body.clone())).collect();
+    let mut options = vec![("fieldManager", FIELD_MANAGER), ("fieldValidation", "Strict")];
+    options.extend(args.force_conflicts.then_some(("force", "true")));
+    let done = rest.transact(operations, &options, args.dry_run).await?;
+    for (document, outcome) in documents.iter().zip(done.outcomes) {
+        let done = match outcome.result {
+            Effect::Created => "created",
+            Effect::Configured => "configured",
+            Effect::Unchanged => "unchanged",
+            Effect::Deleted => "deleted",
+        };
+        let rehearsed = if args.dry_run { " (server dry run)" } else { "" };
+        writeln!(out, "{} {done}{rehearsed}", document.title()).context("print")?;
+    }
+    Ok(())
 }
 
 /// Applies one object and tells what that did, in kubectl's words.

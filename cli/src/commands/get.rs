@@ -22,6 +22,8 @@ const PAGE: &str = "500";
 /// Runs the verb.
 pub async fn run(rest: &Rest, args: &Get, out: &mut impl Write) -> Result<()> {
     let subjects = subject::parse(&args.what)?;
+    let then = args.at.as_ref().map(|moment| rest.at(moment));
+    let rest = then.as_ref().unwrap_or(rest);
     let mut failures = Failures::default();
     match args.output {
         Some(Format::Yaml | Format::Json | Format::Name) if !args.watch => {

@@ -8,17 +8,20 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use apiserver::User;
+use apiserver::{User, backup::schedule::Schedule};
 use client::Caches;
 use store::{Backend, Embedded, Etcd, EtcdTls};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::Server;
+use crate::args::{self, Server};
 
 /// Who the scheduler and the controllers are to the API.
 const SCHEDULER: &str = "system:kube-scheduler";
 const CONTROLLERS: &str = "system:kube-controller-manager";
+
+/// How long etcd keeps history that nobody asked for: upstream's `etcd-compaction-interval`. Its disk has a quota.
+const ETCD_HISTORY: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// Runs until SIGTERM or Ctrl-C.
 pub async fn run(args: Server) -> Result<()> {
@@ -28,15 +31,16 @@ pub async fn run(args: Server) -> Result<()> {
     let external = args.external_address.unwrap_or(advertise);
     std::fs::create_dir_all(&args.data_dir)
         .with_context(|| format!("make the data folder {}", args.data_dir.display()))?;
-    let embedded = if args.etcd_servers.is_empty() { Some(open_store(&args.data_dir).await?) } else { None };
+    let embedded = if args.etcd.etcd_servers.is_empty() { Some(open_store(&args).await?) } else { None };
     let store: Arc<dyn Backend> = match &embedded {
         Some(store) => Arc::clone(store) as Arc<dyn Backend>,
-        None => Arc::new(connect_etcd(&args).await?),
+        None => Arc::new(connect_etcd(&args.etcd).await?),
     };
     let server = apiserver::Server::open(apiserver::Config {
         data_dir: args.data_dir.clone(),
         store,
         exclusive: embedded.is_some(),
+        history: embedded.is_none().then(|| args.history.unwrap_or(ETCD_HISTORY)),
         advertise: vec![advertise],
         names: args.tls_sans.clone(),
         url: format!("https://{external}"),
@@ -44,7 +48,8 @@ pub async fn run(args: Server) -> Result<()> {
     .context("open the API server")?;
     apiserver::pki::write(&args.data_dir.join("token"), &server.join_token()).context("write the join token")?;
     let server = Arc::new(server);
-    let components = start_components(&server, &args, &shutdown)?;
+    let mut components = start_components(&server, &args, &shutdown)?;
+    components.extend(start_backups(&server, &args, &shutdown));
     server.serve(listeners, shutdown.clone()).await;
     for component in components {
         component.await.context("a component panicked")?;
@@ -102,16 +107,20 @@ async fn listeners(args: &Server) -> Result<Vec<TcpListener>> {
     Ok(all)
 }
 
-async fn open_store(data_dir: &Path) -> Result<Arc<Embedded>> {
-    let dir = data_dir.join("store");
+async fn open_store(args: &Server) -> Result<Arc<Embedded>> {
+    let dir = args.data_dir.join("store");
+    let mut options = store::Options::default();
+    options.window.bytes = args.history_size;
+    options.window.age = args.history.unwrap_or(options.window.age);
     let opening = dir.clone();
     // reading back the log blocks
-    let opened = tokio::task::spawn_blocking(move || Embedded::open(&opening, store::Options::default())).await;
+    let opened = tokio::task::spawn_blocking(move || Embedded::open(&opening, options)).await;
     let opened = opened.context("open the store")?.with_context(|| format!("open the store in {}", dir.display()))?;
     Ok(Arc::new(opened))
 }
 
-async fn connect_etcd(args: &Server) -> Result<Etcd> {
+/// The etcd cluster that the command line names.
+pub async fn connect_etcd(args: &args::Etcd) -> Result<Etcd> {
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
     let tls = match (&args.etcd_cafile, &args.etcd_certfile, &args.etcd_keyfile) {
         (None, None, None) => None,
@@ -147,4 +156,16 @@ fn start_components(
         }
     });
     Ok(vec![controllers, scheduler])
+}
+
+/// Backups on a schedule, where the command line asks for them.
+fn start_backups(
+    server: &Arc<apiserver::Server>,
+    args: &Server,
+    shutdown: &CancellationToken,
+) -> Option<tokio::task::JoinHandle<()>> {
+    let dir = args.backup_dir.clone()?;
+    let schedule = Schedule { dir, every: args.backup_every, keep: args.backup_keep.into() };
+    let (server, shutdown) = (Arc::clone(server), shutdown.clone());
+    Some(tokio::spawn(async move { server.back_up(schedule, shutdown).await }))
 }

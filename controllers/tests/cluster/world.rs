@@ -29,6 +29,7 @@ impl World {
             data_dir: data.path().to_owned(),
             store: Arc::new(store::Memory::new()),
             exclusive: true,
+            history: None,
             advertise: vec!["127.0.0.1:6443".parse().unwrap()],
             names: Vec::new(),
             url: "https://127.0.0.1:6443".into(),

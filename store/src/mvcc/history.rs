@@ -17,7 +17,7 @@ use crate::planted::{self, Bug};
 pub struct Window {
     /// At most so many revisions.
     pub revisions: usize,
-    /// At most so many bytes of superseded keys and values.
+    /// At most so many bytes of memory: superseded keys and values, and what it costs to keep them ([`CHANGE`], [`VERSION`]).
     pub bytes: u64,
     /// Revisions older than this go, but for the newest `floor`.
     pub age: Duration,
@@ -28,9 +28,15 @@ pub struct Window {
 
 impl Default for Window {
     fn default() -> Self {
-        Self { revisions: 10_000, bytes: 64 << 20, age: Duration::from_secs(300), floor: 1_000 }
+        Self { revisions: 1_000_000, bytes: 64 << 20, age: Duration::from_secs(24 * 3600), floor: 1_000 }
     }
 }
+
+/// What the record of one change takes beside the version that it ended, bytes: two allocations and a place in the log.
+pub const CHANGE: u64 = 128;
+
+/// What a superseded version takes beside its key and value, bytes: its fields, their allocations and a place in the map.
+pub const VERSION: u64 = 256;
 
 /// One key's change: `now` is none for a removal; `prev` is none for a creation.
 #[derive(Clone, Debug)]
@@ -59,13 +65,14 @@ pub(crate) struct Revised {
     pub(crate) revision: Revision,
     pub(crate) at: Millis,
     pub(crate) changes: Box<[Change]>,
-    /// What dropping this frees: the superseded keys and values.
+    /// What dropping this frees.
     pub(super) bytes: u64,
 }
 
 impl Revised {
     pub(super) fn new(revision: Revision, at: Millis, changes: Vec<Change>) -> Self {
-        let bytes = changes.iter().filter_map(|change| change.prev.as_deref()).map(size).sum();
+        let cost = |change: &Change| CHANGE + change.prev.as_deref().map_or(0, |prev| VERSION + size(prev));
+        let bytes = changes.iter().map(cost).sum();
         Self { revision, at, changes: changes.into(), bytes }
     }
 }
@@ -122,7 +129,8 @@ impl Mvcc {
             });
             drop = drop.max(aged.unwrap_or_else(|at| at).min(spare));
         }
-        let slack = window.revisions / 16;
+        // A command that frees a sixteenth of what there is costs next to nothing.
+        let slack = self.log.len() / 16;
         if self.past_bytes > window.bytes {
             let mut left = self.past_bytes;
             let enough = window.bytes - window.bytes / 16;
@@ -188,19 +196,21 @@ mod tests {
         let aged = Window { revisions: 10_000, age: Duration::from_secs(99), ..all };
         assert_eq!(state.due_compaction(&Window { floor: 100, ..aged }), Some(902));
         assert_eq!(state.due_compaction(&Window { floor: 300, ..aged }), Some(702), "the floor stays");
-        let heavy = state.due_compaction(&Window { bytes: 10_300, floor: 900, ..all }).unwrap();
-        assert!((902..922).contains(&heavy), "100 versions of 103 bytes, less some: {heavy}");
+        let each = CHANGE + VERSION + 103;
+        let heavy = state.due_compaction(&Window { bytes: 100 * each, floor: 900, ..all }).unwrap();
+        assert!((902..922).contains(&heavy), "100 versions, less some: {heavy}");
     }
 
     #[test]
     fn compaction_frees_what_it_forgets() {
         let mut state = filled(1000, 100);
+        let each = CHANGE + VERSION + 103;
         state.apply(&Command::new(0, Action::Compact(992))).unwrap();
-        assert_eq!((state.log.len(), state.past.len(), state.past_bytes), (10, 10, 1030));
+        assert_eq!((state.log.len(), state.past.len(), state.past_bytes), (10, 10, 10 * each));
         state.apply(&Command::new(0, Action::Compact(1001))).unwrap();
         assert_eq!(
             (state.log.len(), state.past.len(), state.past_bytes),
-            (1, 1, 103),
+            (1, 1, each),
             "the newest can be watched from"
         );
         assert_eq!(state.bytes(), 103);

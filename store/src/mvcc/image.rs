@@ -13,6 +13,7 @@ use super::codec::{Malformed, Reader, Writer};
 use super::history::Revised;
 use super::leases::Lease;
 use super::{Millis, Mvcc, size};
+use crate::backend::Error;
 use crate::kv::{Entry, LeaseId, Revision};
 use crate::planted::{self, Bug};
 
@@ -83,6 +84,23 @@ impl Mvcc {
         Ok(())
     }
 
+    /// Takes in an entry of another store. Only a state that nothing was applied to takes them.
+    pub(crate) fn plant(&mut self, entry: Entry) {
+        self.bytes += size(&entry);
+        self.attach(&entry);
+        self.keys.insert(entry.key.clone(), Arc::new(entry));
+    }
+
+    /// Grants a lease to planted entries.
+    pub(crate) fn plant_lease(&mut self, seconds: i64) -> Result<LeaseId, Error> {
+        self.grant(0, seconds)
+    }
+
+    /// Goes on from this revision, and knows none before it.
+    pub(crate) fn begin_at(&mut self, revision: Revision) {
+        (self.revision, self.base, self.compacted) = (revision, revision, revision);
+    }
+
     fn read_entry(&mut self, from: &mut Reader) -> Result<(), Malformed> {
         let entry = Entry {
             key: from.copied()?,
@@ -95,9 +113,7 @@ impl Mvcc {
         if planted::is(Bug::RevisionDecreases) {
             self.revision = self.revision.max(entry.mod_revision);
         }
-        self.bytes += size(&entry);
-        self.attach(&entry);
-        self.keys.insert(entry.key.clone(), Arc::new(entry));
+        self.plant(entry);
         Ok(())
     }
 
