@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api::Kind;
 use async_trait::async_trait;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
-use store::Backend;
+use store::{Backend, Membership};
 
 use crate::{
     admission::Look,
@@ -29,6 +29,8 @@ pub struct Parts {
     pub registry: Registry,
     /// The store.
     pub backend: Arc<dyn Backend>,
+    /// Its members, when it is the embedded one.
+    pub members: Option<Arc<dyn Membership>>,
     /// What the store holds.
     pub cache: Cache,
     /// Who may what.

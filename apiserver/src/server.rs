@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use store::{Backend, Op, Revision, Txn};
+use store::{Backend, Membership, Op, Revision, Txn};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +51,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The store.
     pub store: Arc<dyn Backend>,
+    /// The store's members, when it is the embedded one: other servers may join.
+    pub members: Option<Arc<dyn Membership>>,
     /// Nobody else writes to the store (the embedded one), so that reads need not ask it how far it is.
     pub exclusive: bool,
     /// Where this server can be reached from nodes and pods: the endpoints of Service `default/kubernetes`.
@@ -111,6 +113,7 @@ impl Server {
             expiry: Expiry::default(),
             allocation: Allocation::default(),
             backend: config.store,
+            members: config.members,
             registry,
             pki,
         };
@@ -121,6 +124,11 @@ impl Server {
     /// What a node must know to join: `orlop1.<hash>.<secret>`.
     pub fn join_token(&self) -> String {
         self.parts.pki.join_token()
+    }
+
+    /// What another server must know to join, and to be handed every key of the cluster.
+    pub fn server_token(&self) -> String {
+        self.parts.pki.server_token()
     }
 
     /// The API as a service of this process; every request comes from this user.

@@ -9,6 +9,7 @@ pub mod get;
 pub mod hollow;
 pub mod image;
 pub mod logs;
+pub mod members;
 pub mod rollout;
 pub mod scale;
 pub mod server;
