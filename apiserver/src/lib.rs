@@ -35,6 +35,7 @@ pub mod item;
 mod join;
 mod kubeconfig;
 mod listen;
+pub mod members;
 mod meta;
 mod negotiate;
 mod parts;

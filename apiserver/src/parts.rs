@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api::Kind;
 use async_trait::async_trait;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
-use store::Backend;
+use store::{Backend, Membership};
 
 use crate::{
     admission::Look,
@@ -30,6 +30,8 @@ pub struct Parts {
     pub registry: Registry,
     /// The store.
     pub backend: Arc<dyn Backend>,
+    /// Its members, when it is the embedded one.
+    pub members: Option<Arc<dyn Membership>>,
     /// What the store holds.
     pub cache: Cache,
     /// Who may what.
@@ -57,6 +59,7 @@ impl Parts {
         Self {
             registry: self.registry.clone(),
             backend,
+            members: None,
             cache,
             authz: Authz::default(),
             tokens: Arc::clone(&self.tokens),

@@ -19,11 +19,13 @@ use sha2::{Digest, Sha256};
 
 use crate::user::{MASTERS, NODE_PREFIX, NODES};
 
+pub mod store;
+
 /// Years until the authority and client certificates run out.
 const YEARS: i16 = 10;
 
 /// What is made once and kept: without it, nobody who trusted the cluster does so any more.
-pub const KEPT: [&str; 4] = ["ca.crt", "ca.key", "sa.key", "join-secret"];
+pub const KEPT: [&str; 5] = ["ca.crt", "ca.key", "sa.key", "join-secret", "server-secret"];
 
 /// What the join token begins with.
 pub const TOKEN_PREFIX: &str = "orlop1";
@@ -91,6 +93,10 @@ pub struct Pki {
     pub join_secret: String,
     /// Names and contents of the files that are [kept](KEPT).
     pub kept: Vec<(String, String)>,
+    /// What another server must know to join, and to be handed every key of the cluster.
+    pub server_secret: String,
+    /// Where all this lies.
+    pub dir: PathBuf,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -100,18 +106,14 @@ impl Pki {
         fs::create_dir_all(dir).map_err(|source| Error::File { operation: "create", path: dir.into(), source })?;
         let ca_key = key(&dir.join("ca.key"))?;
         let ca_path = dir.join("ca.crt");
-        let ca = kept(&ca_path, || authority(&ca_key))?;
+        let ca = kept(&ca_path, || authority("orlop-ca", &ca_key))?;
         let unusable = |source| Error::Unusable { path: ca_path.clone(), source };
         let issuer = Issuer::from_ca_cert_pem(&ca, ca_key).map_err(unusable)?;
         let token_key = key(&dir.join("sa.key"))?;
-        let join_secret = kept(&dir.join("join-secret"), || Ok(hex::encode(rand::random::<[u8; 32]>())))?;
+        let secret = |name: &str| kept(&dir.join(name), || Ok(hex::encode(rand::random::<[u8; 32]>())));
+        let (join_secret, server_secret) = (secret("join-secret")?, secret("server-secret")?);
         let make = |subject: &str, groups: &[&str], names: &[String], usage| {
-            let key = KeyPair::generate().map_err(|source| Error::Certificate { subject: subject.into(), source })?;
-            let params = leaf(subject, groups, names, usage)?;
-            let certificate = params
-                .signed_by(&key, &issuer)
-                .map_err(|source| Error::Certificate { subject: subject.into(), source })?;
-            Ok(Pair { certificate: certificate.pem() + &ca, key: key.serialize_pem() })
+            certificate(subject, &leaf(subject, groups, names, &[usage])?, &issuer, &ca)
         };
         let serving = make("kube-apiserver", &[], names, ExtendedKeyUsagePurpose::ServerAuth)?;
         let client = ExtendedKeyUsagePurpose::ClientAuth;
@@ -128,26 +130,45 @@ impl Pki {
             Ok((name.to_owned(), text))
         };
         let kept = KEPT.into_iter().map(read).collect::<Result<_, Error>>()?;
-        Ok(Self { ca, serving, kubelet_client, admin, token_key, join_secret, kept, issuer })
+        Ok(Self {
+            ca,
+            serving,
+            kubelet_client,
+            admin,
+            token_key,
+            join_secret,
+            server_secret,
+            dir: dir.to_owned(),
+            kept,
+            issuer,
+        })
     }
 
     /// `orlop1.<sha256 of the authority's certificate>.<secret>`: whom to trust, and why to be trusted.
     pub fn join_token(&self) -> String {
-        let der = pem_body(&self.ca);
-        format!("{TOKEN_PREFIX}.{}.{}", hex::encode(Sha256::digest(der)), self.join_secret)
+        self.token(&self.join_secret)
+    }
+
+    /// The same for another server.
+    pub fn server_token(&self) -> String {
+        self.token(&self.server_secret)
+    }
+
+    fn token(&self, secret: &str) -> String {
+        format!("{TOKEN_PREFIX}.{}.{secret}", hex::encode(Sha256::digest(pem_body(&self.ca))))
     }
 
     /// Signs a node's request for its client certificate: the key is the request's, everything else is ours.
     pub fn sign_node_client(&self, node: &str, request: &str) -> Result<String, Error> {
         let subject = format!("{NODE_PREFIX}{node}");
-        self.sign(node, request, leaf(&subject, &[NODES], &[], ExtendedKeyUsagePurpose::ClientAuth)?)
+        self.sign(node, request, leaf(&subject, &[NODES], &[], &[ExtendedKeyUsagePurpose::ClientAuth])?)
     }
 
     /// Signs a node's request for its serving certificate, for its name and these addresses.
     pub fn sign_node_serving(&self, node: &str, request: &str, addresses: &[IpAddr]) -> Result<String, Error> {
         let subject = format!("{NODE_PREFIX}{node}");
         let names: Vec<_> = std::iter::once(node.to_owned()).chain(addresses.iter().map(ToString::to_string)).collect();
-        self.sign(node, request, leaf(&subject, &[NODES], &names, ExtendedKeyUsagePurpose::ServerAuth)?)
+        self.sign(node, request, leaf(&subject, &[NODES], &names, &[ExtendedKeyUsagePurpose::ServerAuth])?)
     }
 
     fn sign(&self, node: &str, request: &str, params: CertificateParams) -> Result<String, Error> {
@@ -208,8 +229,7 @@ fn key(path: &Path) -> Result<KeyPair, Error> {
     KeyPair::from_pem(&pem).map_err(|source| Error::Unusable { path: path.into(), source })
 }
 
-fn authority(key: &KeyPair) -> Result<String, Error> {
-    let subject = "orlop-ca";
+fn authority(subject: &str, key: &KeyPair) -> Result<String, Error> {
     let failed = |source| Error::Certificate { subject: subject.into(), source };
     let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -224,7 +244,7 @@ fn leaf(
     subject: &str,
     groups: &[&str],
     names: &[String],
-    usage: ExtendedKeyUsagePurpose,
+    usages: &[ExtendedKeyUsagePurpose],
 ) -> Result<CertificateParams, Error> {
     let failed = |source| Error::Certificate { subject: subject.into(), source };
     let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
@@ -241,13 +261,30 @@ fn leaf(
     }
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![usage];
+    params.extended_key_usages = usages.to_vec();
     validity(&mut params);
     Ok(params)
 }
 
-/// From yesterday, for clocks that are behind.
+/// A new key, and its certificate with the authority's behind it.
+fn certificate(
+    subject: &str,
+    params: &CertificateParams,
+    issuer: &Issuer<'static, KeyPair>,
+    ca: &str,
+) -> Result<Pair, Error> {
+    let failed = |source| Error::Certificate { subject: subject.into(), source };
+    let key = KeyPair::generate().map_err(failed)?;
+    let certificate = params.signed_by(&key, issuer).map_err(failed)?;
+    Ok(Pair { certificate: certificate.pem() + ca, key: key.serialize_pem() })
+}
+
 fn validity(params: &mut CertificateParams) {
+    lasting(params, jiff::Span::new().years(YEARS));
+}
+
+/// From yesterday, for clocks that are behind.
+fn lasting(params: &mut CertificateParams, life: jiff::Span) {
     let today = jiff::Zoned::now().with_time_zone(jiff::tz::TimeZone::UTC).date();
     let ymd = |date: jiff::civil::Date| {
         rcgen::date_time_ymd(
@@ -257,7 +294,7 @@ fn validity(params: &mut CertificateParams) {
         )
     };
     params.not_before = ymd(today.yesterday().unwrap_or(today));
-    params.not_after = ymd(today.saturating_add(jiff::Span::new().years(YEARS)));
+    params.not_after = ymd(today.saturating_add(life));
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use store::{Backend, Op, Txn};
+use store::{Backend, Membership, Op, Txn};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +52,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The store.
     pub store: Arc<dyn Backend>,
+    /// The store's members, when it is the embedded one: other servers may join.
+    pub members: Option<Arc<dyn Membership>>,
     /// Nobody else writes to the store (the embedded one), so that reads need not ask it how far it is.
     pub exclusive: bool,
     /// How long what was superseded can still be read, in a store that forgets nothing by itself (etcd). None for the
@@ -117,6 +119,7 @@ impl Server {
             backups: Arc::default(),
             allocation: Allocation::default(),
             backend: config.store,
+            members: config.members,
             registry,
             pki: Arc::new(pki),
         };
@@ -127,6 +130,11 @@ impl Server {
     /// What a node must know to join: `orlop1.<hash>.<secret>`.
     pub fn join_token(&self) -> String {
         self.parts.pki.join_token()
+    }
+
+    /// What another server must know to join, and to be handed every key of the cluster.
+    pub fn server_token(&self) -> String {
+        self.parts.pki.server_token()
     }
 
     /// The API as a service of this process; every request comes from this user.

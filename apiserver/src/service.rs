@@ -26,7 +26,7 @@ use crate::{
         transaction, watch,
     },
     history::{self, Stamp},
-    join,
+    join, members,
     parts::{self, Parts},
     query::Query,
     reply::{self, Answer, Response},
@@ -70,6 +70,9 @@ impl tower::Service<Request<Body>> for Local {
 async fn answer(parts: Arc<Parts>, connection: Option<Arc<User>>, request: Request<Body>) -> Answer<Response> {
     if request.uri().path() == "/join" {
         return join::join(&parts, request).await;
+    }
+    if request.uri().path() == members::JOIN {
+        return members::join(&parts, request).await;
     }
     let now = parts::now().as_second();
     let (mut head, body) = request.into_parts();
@@ -130,6 +133,9 @@ async fn path(parts: &Parts, user: &User, head: &http::request::Parts) -> Answer
     let verb = head.method.as_str().to_ascii_lowercase();
     let verb = if verb == "head" { "get" } else { &verb };
     allow(parts, user, &Attributes { verb, path, ..Attributes::default() }).await?;
+    if let Some(rest) = path.strip_prefix(members::ROOT) {
+        return members::answer(parts, &head.method, rest).await;
+    }
     if verb != "get" {
         return Err(Box::new(api::status::method_not_allowed(verb)));
     }

@@ -137,6 +137,21 @@ pub struct Server {
     /// Most memory for history in the embedded store; the oldest goes first
     #[arg(long, default_value = "64Mi", value_name = "SIZE", value_parser = moment::bytes)]
     pub history_size: u64,
+    /// Become one more server of the cluster that this one belongs to, if this folder belongs to none yet
+    #[arg(long, value_name = "URL", conflicts_with = "etcd_servers")]
+    pub join: Option<String>,
+    /// A server's token, which the others keep in <data-dir>/server-token
+    #[arg(long, env = "ORLOP_SERVER_TOKEN", hide_env_values = true, requires = "join")]
+    pub token: Option<String>,
+    /// What this server is called among the others; the host's name when not given
+    #[arg(long, value_name = "NAME")]
+    pub server_name: Option<String>,
+    /// Where the other servers' stores reach this one's; port 2380 of --bind's address when not given
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub peer_bind: Option<std::net::SocketAddr>,
+    /// Where the store speaks etcd's API; port 2379 of --bind's address when not given
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub etcd_bind: Option<std::net::SocketAddr>,
     /// A node that has not renewed its lease for so many seconds is taken for dead
     #[arg(long, default_value_t = 10, value_name = "SECONDS")]
     pub node_monitor_grace: u64,
@@ -146,6 +161,9 @@ pub struct Server {
     /// The address in the administrator's kubeconfig
     #[arg(long, hide = true, value_name = "ADDR:PORT")]
     pub external_address: Option<std::net::SocketAddr>,
+    /// What to do about the servers that run, instead of running one.
+    #[command(subcommand)]
+    pub about: Option<ServerAction>,
 }
 
 /// An etcd cluster that keeps the state.
@@ -163,6 +181,23 @@ pub struct Etcd {
     /// Key of the client certificate
     #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
     pub etcd_keyfile: Option<PathBuf>,
+}
+
+/// What `orlop server` can do beside running one.
+#[derive(Debug, Subcommand)]
+pub enum ServerAction {
+    /// List the servers
+    Members,
+    /// Remove a server for good: one that is dead, say. It can join again with an empty folder
+    Remove {
+        /// Its id, as `members` shows it
+        id: String,
+    },
+    /// Hand the lead to another server
+    Lead {
+        /// Its id, as `members` shows it
+        id: String,
+    },
 }
 
 /// `orlop agent`.

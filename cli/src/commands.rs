@@ -11,6 +11,7 @@ pub mod get;
 pub mod hollow;
 pub mod image;
 pub mod logs;
+pub mod members;
 pub mod restore;
 pub mod rollout;
 pub mod scale;

@@ -65,7 +65,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The server said no.
-    #[error("{server} refused node {node:?}: {status} {why}")]
+    #[error("{server} refused {node:?}: {status} {why}")]
     Refused {
         /// Where.
         server: String,
@@ -166,6 +166,55 @@ struct Ask<'a> {
     addresses: &'a [IpAddr],
 }
 
+/// A member of the control plane, as a server that joins is told of it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Peer {
+    /// Hexadecimal.
+    pub id: String,
+    /// What its operator calls it.
+    pub name: String,
+    /// Where the store's other members reach it.
+    pub peer_urls: Vec<String>,
+    /// Where etcd's clients reach it.
+    pub client_urls: Vec<String>,
+    /// It has no vote yet.
+    #[serde(default)]
+    pub learner: bool,
+}
+
+/// What a server is given that joins. There is no secret of the cluster that is not in here.
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Enlisted {
+    /// Files below `pki/`, by name.
+    pub keys: std::collections::BTreeMap<String, String>,
+    /// The store's cluster, hexadecimal.
+    pub cluster: String,
+    /// The store's new member, hexadecimal.
+    pub member: String,
+    /// All members, the new one among them.
+    pub members: Vec<Peer>,
+}
+
+/// Joins the control plane behind `server` as a server whose store is reached at `peer_urls`, with a server's token.
+///
+/// # Errors
+/// As [`join`].
+pub async fn join_server(server: &str, token: &str, peer_urls: &[String]) -> Result<Enlisted, Error> {
+    let token: Token = token.parse()?;
+    let url = https(server)?;
+    let ask = serde_json::json!({"peerUrls": peer_urls}).to_string().into_bytes();
+    let body = post(server, &url, &token, "/join/server", peer_urls.first().map_or("", String::as_str), ask).await?;
+    serde_json::from_slice(&body).map_err(|source| Error::Json { what: format!("the answer of {server}"), source })
+}
+
+fn https(server: &str) -> Result<Uri, Error> {
+    let url: Option<Uri> = server.parse().ok();
+    url.filter(|url| url.scheme_str() == Some("https") && url.host().is_some())
+        .ok_or_else(|| Error::Server(server.to_owned()))
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Answer {
@@ -180,16 +229,13 @@ struct Answer {
 /// When the token is malformed, the server is not the one that made it, or refuses. Nothing is stored.
 pub async fn join(server: &str, token: &str, node: &str, addresses: &[IpAddr]) -> Result<Identity, Error> {
     let token: Token = token.parse()?;
-    let url: Uri = server.parse().map_err(|_| Error::Server(server.to_owned()))?;
-    if url.scheme_str() != Some("https") || url.host().is_none() {
-        return Err(Error::Server(server.to_owned()));
-    }
+    let url = https(server)?;
     let (key, csr) = request(node, &[], "the client key")?;
     let names: Vec<_> = std::iter::once(node.to_owned()).chain(addresses.iter().map(IpAddr::to_string)).collect();
     let (serving_key, serving_csr) = request(node, &names, "the serving key")?;
     let ask = serde_json::to_vec(&Ask { node, csr, serving_csr, addresses })
         .map_err(|source| Error::Json { what: "the request".into(), source })?;
-    let body = post(server, &url, &token, node, ask).await?;
+    let body = post(server, &url, &token, "/join", node, ask).await?;
     let answer: Answer = serde_json::from_slice(&body)
         .map_err(|source| Error::Json { what: format!("the answer of {server}"), source })?;
     let credentials = Credentials { server: server.to_owned(), ca: answer.ca, certificate: answer.certificate, key };
@@ -208,14 +254,21 @@ fn request(node: &str, names: &[String], what: &'static str) -> Result<(String, 
     Ok((key.serialize_pem(), csr))
 }
 
-async fn post(server: &str, url: &Uri, token: &Token, node: &str, ask: Vec<u8>) -> Result<bytes::Bytes, Error> {
+async fn post(
+    server: &str,
+    url: &Uri,
+    token: &Token,
+    path: &str,
+    node: &str,
+    ask: Vec<u8>,
+) -> Result<bytes::Bytes, Error> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Request { server: server.into(), source };
     let tls = Arc::new(pinned(token.ca_hash)?);
     let stream = dial(tls, url).await.map_err(|source| Error::Connect { server: server.to_owned(), source })?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(e.into()))?;
     let connection = tokio::spawn(connection);
-    let request = Request::post("/join")
+    let request = Request::post(path)
         .header(header::HOST, url.authority().map_or("", |a| a.as_str()))
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::AUTHORIZATION, format!("Bearer {}", token.secret))

@@ -129,7 +129,7 @@ async fn a_wrong_server_or_secret_is_refused() {
 
     let token = authority.token().replace(SECRET, "guess");
     let error = join::join(&server, &token, "a", &[]).await.unwrap_err();
-    assert_eq!(error.to_string(), format!("{server} refused node \"a\": 401 the join token is not valid"),);
+    assert_eq!(error.to_string(), format!("{server} refused \"a\": 401 the join token is not valid"),);
     for token in ["", "orlop1", "orlop1.abc.x", "orlop2.00.x"] {
         assert!(matches!(join::join(&server, token, "a", &[]).await, Err(join::Error::Token)), "{token}");
     }

@@ -55,7 +55,8 @@ impl Server {
         let log = File::options().create(true).append(true).open(&path).context("open the server's log")?;
         let mut command = Command::new(program()?);
         command
-            .args(["--die-with-parent", "server", "--bind", &self.address.to_string(), "--data-dir"])
+            .args(["--die-with-parent", "server", "--peer-bind", "127.0.0.1:0", "--etcd-bind", "127.0.0.1:0"])
+            .args(["--bind", &self.address.to_string(), "--data-dir"])
             .arg(&self.data)
             .args(&self.args)
             .stdin(Stdio::null())

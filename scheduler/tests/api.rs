@@ -29,6 +29,7 @@ impl World {
         let server = Server::open(ServerConfig {
             data_dir: data.path().to_owned(),
             store: Arc::new(store::memory::Memory::new()),
+            members: None,
             exclusive: true,
             history: None,
             advertise: Vec::new(),

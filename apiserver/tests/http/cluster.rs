@@ -47,6 +47,7 @@ impl Cluster {
         let config = Config {
             data_dir: dir.path().into(),
             store,
+            members: None,
             exclusive: true,
             history: None,
             advertise: vec![address],

@@ -10,11 +10,15 @@ use std::{
 use anyhow::{Context, Result, bail};
 use apiserver::{User, backup::schedule::Schedule};
 use client::Caches;
-use store::{Backend, Embedded, Etcd, EtcdTls};
+use store::{Backend, Embedded, Etcd, EtcdTls, Membership};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{self, Server};
+
+mod member;
+
+use member::Fatal;
 
 /// Who the scheduler and the controllers are to the API.
 const SCHEDULER: &str = "system:kube-scheduler";
@@ -31,7 +35,8 @@ pub async fn run(args: Server) -> Result<()> {
     let external = args.external_address.unwrap_or(advertise);
     std::fs::create_dir_all(&args.data_dir)
         .with_context(|| format!("make the data folder {}", args.data_dir.display()))?;
-    let embedded = if args.etcd.etcd_servers.is_empty() { Some(open_store(&args).await?) } else { None };
+    let opened = if args.etcd.etcd_servers.is_empty() { Some(member::open(&args, advertise).await?) } else { None };
+    let embedded = opened.as_ref().map(|opened| Arc::clone(&opened.store));
     let store: Arc<dyn Backend> = match &embedded {
         Some(store) => Arc::clone(store) as Arc<dyn Backend>,
         None => Arc::new(connect_etcd(&args.etcd).await?),
@@ -39,6 +44,7 @@ pub async fn run(args: Server) -> Result<()> {
     let server = apiserver::Server::open(apiserver::Config {
         data_dir: args.data_dir.clone(),
         store,
+        members: embedded.clone().map(|store| store as Arc<dyn Membership>),
         exclusive: embedded.is_some(),
         history: embedded.is_none().then(|| args.history.unwrap_or(ETCD_HISTORY)),
         advertise: vec![advertise],
@@ -47,8 +53,15 @@ pub async fn run(args: Server) -> Result<()> {
     })
     .context("open the API server")?;
     apiserver::pki::write(&args.data_dir.join("token"), &server.join_token()).context("write the join token")?;
+    apiserver::pki::write(&args.data_dir.join("server-token"), &server.server_token())
+        .context("write the servers' token")?;
     let server = Arc::new(server);
-    let mut components = start_components(&server, &args, &shutdown)?;
+    let fatal = Fatal::default();
+    let mut components = match opened {
+        Some(opened) => opened.start(&args.data_dir, &fatal, &shutdown)?,
+        None => Vec::new(),
+    };
+    components.push(tokio::spawn(lead(Arc::clone(&server), embedded.clone(), components_of(&args)?, shutdown.clone())));
     components.extend(start_backups(&server, &args, &shutdown));
     server.serve(listeners, shutdown.clone()).await;
     for component in components {
@@ -57,7 +70,7 @@ pub async fn run(args: Server) -> Result<()> {
     if let Some(store) = embedded {
         store.close().await;
     }
-    Ok(())
+    fatal.result()
 }
 
 /// A token that is cancelled by the first SIGTERM or Ctrl-C.
@@ -107,18 +120,6 @@ async fn listeners(args: &Server) -> Result<Vec<TcpListener>> {
     Ok(all)
 }
 
-async fn open_store(args: &Server) -> Result<Arc<Embedded>> {
-    let dir = args.data_dir.join("store");
-    let mut options = store::Options::default();
-    options.window.bytes = args.history_size;
-    options.window.age = args.history.unwrap_or(options.window.age);
-    let opening = dir.clone();
-    // reading back the log blocks
-    let opened = tokio::task::spawn_blocking(move || Embedded::open(&opening, options)).await;
-    let opened = opened.context("open the store")?.with_context(|| format!("open the store in {}", dir.display()))?;
-    Ok(Arc::new(opened))
-}
-
 /// The etcd cluster that the command line names.
 pub async fn connect_etcd(args: &args::Etcd) -> Result<Etcd> {
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
@@ -132,30 +133,60 @@ pub async fn connect_etcd(args: &args::Etcd) -> Result<Etcd> {
         .with_context(|| format!("connect to etcd at {}", args.etcd_servers.join(", ")))
 }
 
-/// The scheduler and the controllers, each an ordinary client whose requests are function calls.
-fn start_components(
-    server: &Arc<apiserver::Server>,
-    args: &Server,
-    shutdown: &CancellationToken,
-) -> Result<Vec<tokio::task::JoinHandle<()>>> {
+/// How the controllers are to run.
+fn components_of(args: &Server) -> Result<controllers::Config> {
     let ca_path = args.data_dir.join("pki/ca.crt");
     let ca = std::fs::read_to_string(&ca_path).with_context(|| format!("read {}", ca_path.display()))?;
+    let grace = std::time::Duration::from_secs(args.node_monitor_grace);
+    Ok(controllers::Config { node_monitor_grace: grace, ..controllers::Config::new(ca) })
+}
+
+/// Runs the scheduler and the controllers while this server's store leads: so they run once, next to the newest state, and a
+/// server that is cut off from the others cannot write what its controllers decide. On an etcd cluster they run always.
+async fn lead(
+    server: Arc<apiserver::Server>,
+    store: Option<Arc<Embedded>>,
+    config: controllers::Config,
+    shutdown: CancellationToken,
+) {
     let client = |user: &str| {
         let service = server.local(User::new(user, &["system:masters"]));
         client::local::client(service, axum::body::Body::new)
     };
-    let caches = Caches::new(client(CONTROLLERS));
-    let scheduling = caches.acting_as(client(SCHEDULER));
-    let grace = std::time::Duration::from_secs(args.node_monitor_grace);
-    let config = controllers::Config { node_monitor_grace: grace, ..controllers::Config::new(ca) };
-    let controllers = tokio::spawn(controllers::run(caches, config, shutdown.clone()));
-    let stop = shutdown.clone();
-    let scheduler = tokio::spawn(async move {
-        if let Err(error) = scheduler::run(scheduling, scheduler::Config::default(), stop).await {
-            tracing::error!("the scheduler ended: {:#}", anyhow::Error::from(error));
-        }
-    });
-    Ok(vec![controllers, scheduler])
+    // they stay over a loss of the lead: who leads again finds them filled
+    let controlling = Caches::new(client(CONTROLLERS));
+    let scheduling = controlling.acting_as(client(SCHEDULER));
+    let run = |term: &CancellationToken| {
+        run_components(controlling.clone(), scheduling.clone(), config.clone(), term.clone())
+    };
+    let Some(store) = store else { return run(&shutdown).await };
+    let mut standings = store.standings();
+    let leads = |standing: &store::Standing| standing.leader == standing.member;
+    while let Some(true) = shutdown.run_until_cancelled(async { standings.wait_for(leads).await.is_ok() }).await {
+        let term = shutdown.child_token();
+        let ousted = async {
+            // an error is the store's end, which ends the server too
+            drop(term.run_until_cancelled(standings.wait_for(|standing| !leads(standing))).await);
+            term.cancel();
+        };
+        tokio::join!(run(&term), ousted);
+    }
+}
+
+/// The scheduler and the controllers, each an ordinary client whose requests are function calls.
+async fn run_components(
+    controlling: Caches,
+    scheduling: Caches,
+    config: controllers::Config,
+    shutdown: CancellationToken,
+) {
+    let controllers = tokio::spawn(controllers::run(controlling, config, shutdown.clone()));
+    if let Err(error) = scheduler::run(scheduling, scheduler::Config::default(), shutdown).await {
+        tracing::error!("the scheduler ended: {:#}", anyhow::Error::from(error));
+    }
+    if let Err(error) = controllers.await {
+        tracing::error!(%error, "the controllers ended");
+    }
 }
 
 /// Backups on a schedule, where the command line asks for them.

@@ -28,6 +28,7 @@ impl World {
         let server = Server::open(Config {
             data_dir: data.path().to_owned(),
             store: Arc::new(store::Memory::new()),
+            members: None,
             exclusive: true,
             history: None,
             advertise: vec!["127.0.0.1:6443".parse().unwrap()],

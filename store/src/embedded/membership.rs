@@ -28,6 +28,11 @@ impl Embedded {
         }
     }
 
+    /// How this member sees its cluster, as it changes.
+    pub fn standings(&self) -> tokio::sync::watch::Receiver<Standing> {
+        self.shared.standing.subscribe()
+    }
+
     /// Waits until this member takes no part any more, by itself: it was removed, or its disk failed. Says why.
     pub async fn ended(&self) -> String {
         let mut ended = self.shared.ended.subscribe();
