@@ -38,6 +38,9 @@ const QUEUE_BYTES: usize = 64 << 20;
 /// Most bytes of messages from others that wait for the loop. Beyond it their senders wait.
 const WAITING_BYTES: usize = 64 << 20;
 
+/// Bytes on their way to a member before it has taken any: a batch of entries must not wait for a turn.
+const WINDOW: u32 = 8 << 20;
+
 /// How long a connection may take to open.
 const OPENING: Duration = Duration::from_secs(2);
 
@@ -88,8 +91,9 @@ impl Peers {
         let inlet = Inlet { inbox: inbox.clone(), room, removed: removed.clone() };
         let service = PeerServer::new(inlet).max_decoding_message_size(MAX_MESSAGE);
         let serving = runtime.spawn(async move {
-            let server = Server::builder().http2_keepalive_interval(Some(KEEP_ALIVE)).tcp_nodelay(true);
-            let served = server.clone().add_service(service).serve_with_incoming(ReceiverStream::new(streams)).await;
+            let server = Server::builder().http2_keepalive_interval(Some(KEEP_ALIVE));
+            let mut server = server.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
+            let served = server.add_service(service).serve_with_incoming(ReceiverStream::new(streams)).await;
             if let Err(error) = served {
                 tracing::error!(%error, "members are not listened to any more");
             }
@@ -272,7 +276,11 @@ async fn accept(listener: TcpListener, tls: TlsSource, opened: mpsc::Sender<io::
         };
         let (tls, opened) = (tls.clone(), opened.clone());
         tokio::spawn(async move {
-            let taken = async { tls::accept(&tls()?, stream).await };
+            let taken = async {
+                // What is said of flow here must not wait either.
+                stream.set_nodelay(true)?;
+                tls::accept(&tls()?, stream).await
+            };
             match tokio::time::timeout(OPENING, taken).await {
                 // Nobody takes it when the server has ended.
                 Ok(Ok(stream)) => drop(opened.send(Ok(stream)).await),
