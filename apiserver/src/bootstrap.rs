@@ -109,23 +109,25 @@ fn kubernetes(advertise: &[SocketAddr]) -> Vec<Wanted> {
         },
     });
     let addresses: Vec<_> = advertise.iter().map(|a| a.ip().to_string()).collect();
+    // each server tells of itself alone: none undoes what another has told
+    let name = advertise.first().map(|first| format!("kubernetes-{first}").replace(['.', ':', '[', ']'], "-"));
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
-        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "metadata": {"name": name, "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
         "addressType": "IPv4",
         "endpoints": [{"addresses": addresses, "conditions": {"ready": true}}],
         "ports": [{"name": "https", "port": advertise.first().map_or(6443, SocketAddr::port), "protocol": "TCP"}],
     });
-    let want = |collection: &str, object: Value, upkeep| Wanted {
+    let want = |collection: &str, name: String, object: Value, upkeep| Wanted {
         collection: collection.into(),
-        name: "kubernetes".into(),
+        name,
         object,
         upkeep,
     };
-    let mut all = vec![want("/api/v1/namespaces/default/services", service, Upkeep::Leave)];
-    if !addresses.is_empty() {
-        all.push(want("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice, Upkeep::Replace));
+    let mut all = vec![want("/api/v1/namespaces/default/services", "kubernetes".into(), service, Upkeep::Leave)];
+    if let Some(name) = name {
+        all.push(want("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", name, slice, Upkeep::Replace));
     }
     all
 }

@@ -38,7 +38,7 @@ pub enum Verb {
     /// Bring up a cluster on this machine, each node in namespaces of its own
     Up(Up),
     /// Run the API server, the scheduler and the controllers
-    Server(Server),
+    Server(Box<Server>),
     /// Run a node: its containers and their network
     Agent(Agent),
     /// Create or change objects so that they are as the files say
@@ -203,9 +203,9 @@ pub enum ServerAction {
 /// `orlop agent`.
 #[derive(Debug, Args)]
 pub struct Agent {
-    /// The API server
-    #[arg(long, value_name = "URL")]
-    pub server: String,
+    /// The API servers; whichever answers is used
+    #[arg(long, value_name = "URL", value_delimiter = ',', required = true)]
+    pub server: Vec<String>,
     /// The join token, which `orlop server` writes to <data-dir>/token
     #[arg(long, env = "ORLOP_TOKEN", hide_env_values = true)]
     pub token: Option<String>,

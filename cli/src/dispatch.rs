@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    args::{Cli, Server, Target, Verb},
+    args::{Cli, Target, Verb},
     commands,
     rest::Rest,
     up,
@@ -75,10 +75,10 @@ async fn verb(verb: Verb, target: &Target) -> Result<ExitCode> {
         Verb::Scale(args) => commands::scale::run(&Rest::connect(target).await?, &args, out).await?,
         Verb::Wait(args) => commands::wait::run(&Rest::connect(target).await?, &args, out).await?,
         Verb::Image(args) => commands::image::run(&args, out).await?,
-        Verb::Server(Server { about: Some(action), .. }) => {
-            commands::members::run(&Rest::connect(target).await?, &action, out).await?;
-        }
-        Verb::Server(args) => commands::server::run(args).await?,
+        Verb::Server(args) => match &args.about {
+            Some(action) => commands::members::run(&Rest::connect(target).await?, action, out).await?,
+            None => commands::server::run(*args).await?,
+        },
         Verb::Agent(args) => commands::agent::run(args).await?,
         Verb::Hollow(args) => commands::hollow::run(&Rest::connect(target).await?, &args).await?,
     }

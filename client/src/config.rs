@@ -6,7 +6,10 @@
 use std::{
     path::Path,
     pin::Pin,
-    sync::{Arc, Once},
+    sync::{
+        Arc, Once,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{self, Poll},
     time::Duration,
 };
@@ -89,8 +92,8 @@ pub enum Error {
 /// With what a component proves to an API server who it is, and knows that it speaks to the right one. All PEM.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
-    /// `https://10.0.0.1:6443`.
-    pub server: String,
+    /// `https://10.0.0.1:6443`: each of them serves the cluster. Whichever answers is used.
+    pub servers: Vec<String>,
     /// The certificate of the cluster's authority.
     pub ca: String,
     /// The client certificate.
@@ -101,7 +104,7 @@ pub struct Credentials {
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials").field("server", &self.server).finish_non_exhaustive()
+        f.debug_struct("Credentials").field("servers", &self.servers).finish_non_exhaustive()
     }
 }
 
@@ -134,11 +137,11 @@ pub async fn from_kubeconfig(path: &Path, context: Option<&str>) -> Result<Clien
 /// # Errors
 /// When the credentials cannot be read.
 pub fn connect(credentials: &Credentials) -> Result<Client, Error> {
-    let url: Uri = credentials.server.parse().ok().filter(is_https).ok_or_else(|| {
-        let server = credentials.server.clone();
-        Error::Server { server }
-    })?;
-    let connector = Connector { tls: Arc::new(tls(credentials)?) };
+    let parse =
+        |server: &String| server.parse().ok().filter(is_https).ok_or_else(|| Error::Server { server: server.clone() });
+    let servers = credentials.servers.iter().map(parse).collect::<Result<Arc<[Uri]>, _>>()?;
+    let url = servers.first().cloned().ok_or_else(|| Error::Server { server: String::new() })?;
+    let connector = Connector { tls: Arc::new(tls(credentials)?), servers, chosen: Arc::default() };
     let http = HttpClient::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .timer(TokioTimer::new())
@@ -201,9 +204,30 @@ pub(crate) async fn dial(tls: Arc<rustls::ClientConfig>, url: &Uri) -> std::io::
         .map_err(|_| std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer from {host}:{port}")))?
 }
 
+/// Connects to one of the servers: the one that answered last, or else the first after it that does.
 #[derive(Clone)]
 struct Connector {
     tls: Arc<rustls::ClientConfig>,
+    servers: Arc<[Uri]>,
+    chosen: Arc<AtomicUsize>,
+}
+
+impl Connector {
+    async fn dial(self) -> std::io::Result<TlsStream<TcpStream>> {
+        let count = self.servers.len();
+        let first = self.chosen.load(Ordering::Relaxed);
+        let mut failed = std::io::Error::from(std::io::ErrorKind::NotConnected);
+        for at in (first..first + count).map(|at| at % count) {
+            match dial(Arc::clone(&self.tls), &self.servers[at]).await {
+                Ok(stream) => {
+                    self.chosen.store(at, Ordering::Relaxed);
+                    return Ok(stream);
+                }
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
 }
 
 impl Service<Uri> for Connector {
@@ -215,9 +239,8 @@ impl Service<Uri> for Connector {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, url: Uri) -> Self::Future {
-        let tls = Arc::clone(&self.tls);
-        async move { dial(tls, &url).await.map(|stream| Stream(TokioIo::new(stream))) }.boxed()
+    fn call(&mut self, _: Uri) -> Self::Future {
+        self.clone().dial().map(|stream| Ok(Stream(TokioIo::new(stream?)))).boxed()
     }
 }
 

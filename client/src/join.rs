@@ -223,22 +223,37 @@ struct Answer {
     serving_certificate: String,
 }
 
-/// Joins the cluster behind `server` as `node`, reachable at `addresses` (they become names of its serving certificate).
+/// Joins the cluster as `node`, through the first of its servers that answers; reachable at `addresses` (they become names of
+/// its serving certificate).
 ///
 /// # Errors
-/// When the token is malformed, the server is not the one that made it, or refuses. Nothing is stored.
-pub async fn join(server: &str, token: &str, node: &str, addresses: &[IpAddr]) -> Result<Identity, Error> {
+/// When the token is malformed, no server is one that made it, or the one that is refuses. Nothing is stored.
+pub async fn join(servers: &[String], token: &str, node: &str, addresses: &[IpAddr]) -> Result<Identity, Error> {
     let token: Token = token.parse()?;
+    let mut joined = Err(Error::Server(String::new()));
+    for server in servers {
+        joined = join_through(server, &token, node, addresses).await;
+        if !matches!(joined, Err(Error::Connect { .. })) {
+            break;
+        }
+    }
+    let mut identity = joined?;
+    identity.credentials.servers = servers.to_vec();
+    Ok(identity)
+}
+
+async fn join_through(server: &str, token: &Token, node: &str, addresses: &[IpAddr]) -> Result<Identity, Error> {
     let url = https(server)?;
     let (key, csr) = request(node, &[], "the client key")?;
     let names: Vec<_> = std::iter::once(node.to_owned()).chain(addresses.iter().map(IpAddr::to_string)).collect();
     let (serving_key, serving_csr) = request(node, &names, "the serving key")?;
     let ask = serde_json::to_vec(&Ask { node, csr, serving_csr, addresses })
         .map_err(|source| Error::Json { what: "the request".into(), source })?;
-    let body = post(server, &url, &token, "/join", node, ask).await?;
+    let body = post(server, &url, token, "/join", node, ask).await?;
     let answer: Answer = serde_json::from_slice(&body)
         .map_err(|source| Error::Json { what: format!("the answer of {server}"), source })?;
-    let credentials = Credentials { server: server.to_owned(), ca: answer.ca, certificate: answer.certificate, key };
+    let credentials =
+        Credentials { servers: vec![server.to_owned()], ca: answer.ca, certificate: answer.certificate, key };
     Ok(Identity { credentials, serving: Pair { certificate: answer.serving_certificate, key: serving_key } })
 }
 

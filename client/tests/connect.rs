@@ -102,7 +102,9 @@ impl Authority {
 async fn a_machine_joins_and_then_speaks_http2_with_its_certificate() {
     let authority = Authority::new();
     let server = format!("https://{}", Arc::clone(&authority).serve().await);
-    let node = join::join(&server, &authority.token(), "a", &["10.0.0.5".parse().unwrap()]).await.unwrap();
+    let node = join::join(std::slice::from_ref(&server), &authority.token(), "a", &["10.0.0.5".parse().unwrap()])
+        .await
+        .unwrap();
     assert!(node.serving.certificate.contains("BEGIN CERTIFICATE"));
 
     let folder = tempfile::tempdir().unwrap();
@@ -120,25 +122,43 @@ async fn a_machine_joins_and_then_speaks_http2_with_its_certificate() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_gone_is_passed_over() {
+    let authority = Authority::new();
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let servers = [format!("https://{gone}"), format!("https://{}", Arc::clone(&authority).serve().await)];
+    let node = join::join(&servers, &authority.token(), "a", &["10.0.0.5".parse().unwrap()]).await.unwrap();
+    assert_eq!(node.credentials.servers, servers);
+    let api: Api<ConfigMap> = Api::namespaced(config::connect(&node.credentials).unwrap(), "web");
+    assert!(api.get("x").await.is_ok());
+}
+
+#[tokio::test]
 async fn a_wrong_server_or_secret_is_refused() {
     let (authority, other) = (Authority::new(), Authority::new());
     let server = format!("https://{}", Arc::clone(&authority).serve().await);
-    let error = join::join(&server, &other.token(), "a", &[]).await.unwrap_err();
+    let error = join::join(std::slice::from_ref(&server), &other.token(), "a", &[]).await.unwrap_err();
     assert!(matches!(error, join::Error::Connect { .. }));
     assert!(client::error::chain(&error).contains("not of the cluster that made the join token"), "{error:?}");
 
     let token = authority.token().replace(SECRET, "guess");
-    let error = join::join(&server, &token, "a", &[]).await.unwrap_err();
+    let error = join::join(std::slice::from_ref(&server), &token, "a", &[]).await.unwrap_err();
     assert_eq!(error.to_string(), format!("{server} refused \"a\": 401 the join token is not valid"),);
     for token in ["", "orlop1", "orlop1.abc.x", "orlop2.00.x"] {
-        assert!(matches!(join::join(&server, token, "a", &[]).await, Err(join::Error::Token)), "{token}");
+        assert!(
+            matches!(join::join(std::slice::from_ref(&server), token, "a", &[]).await, Err(join::Error::Token)),
+            "{token}"
+        );
     }
 }
 
 #[test]
 fn secrets_are_not_shown_by_debug() {
-    let credentials =
-        Credentials { server: "https://a".into(), ca: "CA".into(), certificate: "CERT".into(), key: "KEY".into() };
-    assert_eq!(format!("{credentials:?}"), r#"Credentials { server: "https://a", .. }"#);
+    let credentials = Credentials {
+        servers: vec!["https://a".into()],
+        ca: "CA".into(),
+        certificate: "CERT".into(),
+        key: "KEY".into(),
+    };
+    assert_eq!(format!("{credentials:?}"), r#"Credentials { servers: ["https://a"], .. }"#);
     assert!(config::connect(&credentials).err().unwrap().to_string().starts_with("cannot read the"));
 }

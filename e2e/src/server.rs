@@ -78,6 +78,34 @@ impl Server {
         process.wait().context("wait for the server").map(drop)
     }
 
+    /// Where other servers join it.
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// What another server must know to join it.
+    pub fn server_token(&self) -> Result<String> {
+        std::fs::read_to_string(self.data.join("server-token")).context("read the servers' token")
+    }
+
+    /// Whether its process has ended by itself.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        let process = self.process.as_mut().context("the server was killed")?;
+        Ok(process.try_wait().context("look at the server")?.is_some())
+    }
+
+    /// Runs `orlop` with the administrator's credentials; it must succeed.
+    pub fn ask(&self, args: &[&str]) -> Result<String> {
+        let said = run(&mut self.orlop(args)?, "");
+        ensure!(said.ok, "orlop {} failed:\n{}{}", args.join(" "), said.out, said.err);
+        Ok(said.out)
+    }
+
+    /// Runs a line of shell in the folder where it keeps its state.
+    pub fn shell(&self, line: &str) -> Said {
+        run(Command::new("sh").args(["-c", line]).current_dir(&self.data), "")
+    }
+
     /// The administrator's credentials.
     pub fn kubeconfig(&self) -> PathBuf {
         self.data.join("kubeconfig")

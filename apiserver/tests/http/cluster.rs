@@ -60,8 +60,9 @@ impl Cluster {
         tokio::spawn(async move { serving.serve(vec![listener], ended).await });
         let cluster = Self { server, address, dir, shutdown };
         // the last object of the bootstrap
-        let slice = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
-        cluster.until(slice, |code, _| code == StatusCode::OK).await;
+        let name = format!("kubernetes-{address}").replace(['.', ':'], "-");
+        let slice = format!("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/{name}");
+        cluster.until(&slice, |code, _| code == StatusCode::OK).await;
         cluster
     }
 

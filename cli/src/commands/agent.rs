@@ -116,8 +116,9 @@ fn node_address(args: &Agent) -> Result<Ipv4Addr> {
     let address = match args.node_ip {
         Some(address) => address,
         None => {
-            let server: http::Uri = args.server.parse().with_context(|| format!("read --server {}", args.server))?;
-            let host = server.host().with_context(|| format!("--server {} names no host", args.server))?;
+            let url = args.server.first().context("--server names no server")?;
+            let server: http::Uri = url.parse().with_context(|| format!("read --server {url}"))?;
+            let host = server.host().with_context(|| format!("--server {url} names no host"))?;
             let socket = UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
             socket
                 .connect((host, server.port_u16().unwrap_or(443)))
@@ -135,7 +136,7 @@ fn node_address(args: &Agent) -> Result<Ipv4Addr> {
 async fn identity(args: &Agent, node: &str, address: Ipv4Addr) -> Result<Identity> {
     let folder = args.data_dir.join("pki");
     if let Some(mut identity) = join::load(&folder).context("read the node's credentials")? {
-        identity.credentials.server.clone_from(&args.server);
+        identity.credentials.servers.clone_from(&args.server);
         return Ok(identity);
     }
     let Some(token) = &args.token else {
@@ -143,7 +144,7 @@ async fn identity(args: &Agent, node: &str, address: Ipv4Addr) -> Result<Identit
     };
     let identity = join::join(&args.server, token, node, &[address.into()])
         .await
-        .with_context(|| format!("join the cluster at {}", args.server))?;
+        .with_context(|| format!("join the cluster at {}", args.server.join(", ")))?;
     join::store(&folder, &identity).context("keep the node's credentials")?;
     Ok(identity)
 }
