@@ -26,7 +26,7 @@ const PLANTED: &[Where] = &[
     (Bug::RevisionDecreases, 3, 1),
     (Bug::SnapshotMissesTail, 3, 1),
     (Bug::SnapshotMissesLeases, 3, 1),
-    (Bug::ReadWithoutQuorum, 3, 1),
+    (Bug::ReadWithoutQuorum, 3, 13),
     (Bug::ReadBeforeApplied, 3, 1),
     (Bug::AcceptedTwice, 3, 1),
     (Bug::UnknownSaidFailed, 3, 1),
