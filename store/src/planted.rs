@@ -38,8 +38,6 @@ bugs! {
     AppliedTwiceAfterRestart = "etcd #13766: the consistent index was not saved with the data",
     /// After a restart only the first step of a transaction is applied.
     TxnTornByRestart = "etcd #13766: data of a transaction was committed in part",
-    /// A restart forgets for whom a member has voted.
-    VoteForgotten = "Zeebe #5356: a member voted twice in a term, and two led",
     /// The revision that a snapshot restores is that of the newest key that is alive.
     RevisionDecreases = "etcd #17780: a crash amid compaction made the revision decrease",
     /// A snapshot says that it holds an entry more than it does.
@@ -80,8 +78,6 @@ bugs! {
     ProgressAhead = "etcd #15220: progress notifications were not synchronized with the stream",
     /// A watch of a revision to come is handed what comes before.
     FutureWatchHearsPast = "etcd #20221: a watch on a future revision returned old events",
-    /// After a snapshot from another member watches are told again what they know.
-    WatchBackInTime = "etcd #15271: a watch travelled back in time after a partition",
     /// A watch of a member that went on from a snapshot misses what was in it.
     WatchSkipsSnapshot = "etcd #17529: events were lost when the stream could not keep up",
     /// Of a revision of several keys only the first is handed out.

@@ -134,9 +134,6 @@ impl Replay {
             self.logged += body.len() as u64;
         }
         self.log.set_hard(&record.hard);
-        if planted::is(Bug::VoteForgotten) {
-            self.log.set_hard(&HardState { vote: 0, ..record.hard.clone() });
-        }
         self.log.append(record.entries)?;
         // What is committed is applied as it is read, so that a long log is never in memory as a whole.
         while self.applied.0 < self.log.hard().commit

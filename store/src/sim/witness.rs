@@ -7,8 +7,8 @@ use crate::check::{History, Nanos, Outcome, Record, Reply, Request, Rules, Saw, 
 use crate::kv::WatchFrom;
 use crate::mvcc::{self, Action};
 
-/// History that a member keeps, revisions. Less than [`super::slot`] has it keep, for it may be a few ahead of its clients.
-const KEEPS: u64 = 250;
+/// History that a member keeps, revisions: less than the floor of its window, for it may be a few ahead of its clients.
+const KEEPS: u64 = 40;
 
 /// How early a lease may end: while clocks are right, and when they are not.
 const EARLY: (Nanos, Nanos) = (5_000_000, 60_000_000_000);
