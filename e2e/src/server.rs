@@ -21,6 +21,8 @@ pub struct Server {
     process: Option<Child>,
     args: Vec<String>,
     address: SocketAddr,
+    /// Where other servers reach its store: the same over restarts, since they remember it.
+    peer: SocketAddr,
     kubectl: PathBuf,
     folder: TempDir,
     /// Where its state is; below `folder`, or elsewhere.
@@ -43,8 +45,8 @@ impl Server {
 
     fn begin(folder: TempDir, data: PathBuf, args: &[&str]) -> Result<Self> {
         let args = args.iter().map(|a| (*a).to_owned()).collect();
-        let [address] = free_addresses()?;
-        let mut server = Self { process: None, args, address, kubectl: newest_kubectl()?, folder, data };
+        let [address, peer] = free_addresses()?;
+        let mut server = Self { process: None, args, address, peer, kubectl: newest_kubectl()?, folder, data };
         server.resume()?;
         Ok(server)
     }
@@ -55,7 +57,8 @@ impl Server {
         let log = File::options().create(true).append(true).open(&path).context("open the server's log")?;
         let mut command = Command::new(program()?);
         command
-            .args(["--die-with-parent", "server", "--peer-bind", "127.0.0.1:0", "--etcd-bind", "127.0.0.1:0"])
+            .args(["--die-with-parent", "server", "--etcd-bind", "127.0.0.1:0"])
+            .args(["--peer-bind", &self.peer.to_string()])
             .args(["--bind", &self.address.to_string(), "--data-dir"])
             .arg(&self.data)
             .args(&self.args)

@@ -43,9 +43,15 @@ pub(super) fn get(range: &Range) -> (Vec<u8>, GetOptions) {
 }
 
 pub(super) fn txn(txn: &Txn) -> etcd_client::Txn {
+    let mut success: Vec<_> = txn.success.iter().map(op).collect();
+    if txn.success.is_empty() && txn.failure.is_empty() {
+        // A transaction that only compares is answered by whichever member is asked, however far that one is behind; one with
+        // a linearizable step is not (etcd's `isTxnSerializable`). Nobody reads what the step finds.
+        success.push(TxnOp::get("\0", Some(GetOptions::new().with_count_only())));
+    }
     etcd_client::Txn::new()
         .when(txn.compare.iter().map(compare).collect::<Vec<_>>())
-        .and_then(txn.success.iter().map(op).collect::<Vec<_>>())
+        .and_then(success)
         .or_else(txn.failure.iter().map(op).collect::<Vec<_>>())
 }
 
