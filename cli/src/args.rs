@@ -599,9 +599,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse() {
         return Ok(Duration::from_secs(seconds));
     }
-    let wrong = || format!("{text:?} is no time, such as 90s, 5m or 1h30m");
-    let duration: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
-    Duration::try_from(duration).map_err(|_| wrong())
+    moment::duration(text)
 }
 
 #[cfg(test)]
