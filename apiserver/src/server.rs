@@ -54,7 +54,7 @@ pub struct Config {
     pub store: Arc<dyn Backend>,
     /// The store's members, when it is the embedded one: other servers may join.
     pub members: Option<Arc<dyn Membership>>,
-    /// Nobody else writes to the store (the embedded one), so that reads need not ask it how far it is.
+    /// Nobody else writes to the store, so that reads need not ask it how far it is.
     pub exclusive: bool,
     /// How long what was superseded can still be read, in a store that forgets nothing by itself (etcd). None for the
     /// embedded one, which keeps its own window.
