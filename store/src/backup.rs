@@ -17,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use futures::Stream;
 
 use crate::backend::{self, Backend, MAX_KEY, MAX_VALUE};
+use crate::block::{Chain, PREFIX, Prefix};
 use crate::kv::{Entry, Range, Revision};
 use crate::mvcc::codec::{self, Malformed};
 
@@ -37,9 +38,6 @@ pub const MAX_ATTACHMENT: usize = 1 << 20;
 
 /// No block is longer, bytes: what it holds when it is closed, and one item.
 const MAX_BLOCK: usize = BLOCK + MAX_KEY + MAX_VALUE + (64 << 10);
-
-/// Length and checksum before each block, bytes.
-const PREFIX: usize = 8;
 
 const ATTACHMENT: u8 = 1;
 const ENTRY: u8 = 2;
@@ -113,7 +111,7 @@ pub enum Error {
 
 /// Makes a backup, block by block. Does no I/O.
 pub struct Writer {
-    chain: u32,
+    chain: Chain,
     items: codec::Writer,
     ready: BytesMut,
     entries: u64,
@@ -127,7 +125,7 @@ impl Writer {
         items.number(head.revision);
         items.number(head.time.cast_unsigned());
         items.number(head.entries);
-        let mut writer = Self { chain: 0, items, ready: BytesMut::new(), entries: 0 };
+        let mut writer = Self { chain: Chain::default(), items, ready: BytesMut::new(), entries: 0 };
         writer.close_block();
         writer
     }
@@ -142,14 +140,8 @@ impl Writer {
 
     /// Adds an entry.
     pub fn entry(&mut self, entry: &Entry) {
-        let out = &mut self.items;
-        out.byte(ENTRY);
-        out.bytes(&entry.key);
-        out.bytes(&entry.value);
-        out.number(entry.create_revision);
-        out.number(entry.mod_revision);
-        out.number(entry.version);
-        out.number(entry.lease.cast_unsigned());
+        self.items.byte(ENTRY);
+        self.items.entry(entry);
         self.entries += 1;
         self.close_if_full();
     }
@@ -174,23 +166,12 @@ impl Writer {
         }
     }
 
-    /// Length, checksum that goes on from the block before, bytes.
     fn close_block(&mut self) {
         let block = &self.items.0;
-        let length = u32::try_from(block.len()).expect("invariant: a block holds little more than one item");
-        self.chain = sum(self.chain, length, block);
-        self.ready.extend_from_slice(&length.to_le_bytes());
-        self.ready.extend_from_slice(&self.chain.to_le_bytes());
+        self.ready.extend_from_slice(&self.chain.seal(block));
         self.ready.extend_from_slice(block);
         self.items.0.clear();
     }
-}
-
-fn sum(chain: u32, length: u32, block: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new_with_initial(chain);
-    hasher.update(&length.to_le_bytes());
-    hasher.update(block);
-    hasher.finalize()
 }
 
 /// Reads a backup as it arrives. Does no I/O.
@@ -199,7 +180,7 @@ pub struct Reader {
     buffer: BytesMut,
     /// How much has been taken out of the buffer.
     offset: u64,
-    chain: u32,
+    chain: Chain,
     head: Option<Head>,
     block: Option<codec::Reader>,
     entries: u64,
@@ -283,9 +264,9 @@ impl Reader {
         if self.whole {
             return if self.buffer.is_empty() { Ok(None) } else { Err(self.damaged("bytes follow its end")) };
         }
-        let word = |at: usize| self.buffer.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
-        let (Some(length), Some(want)) = (word(0), word(4)) else { return Ok(None) };
-        let bytes = length as usize;
+        let prefix = self.buffer.get(..PREFIX).and_then(|bytes| bytes.try_into().ok()).map(Prefix::parse);
+        let Some(prefix) = prefix else { return Ok(None) };
+        let bytes = prefix.length();
         if self.head.is_none() && self.buffer.get(PREFIX..PREFIX + MAGIC.len()).is_some_and(|magic| magic != MAGIC) {
             return Err(Error::Foreign);
         }
@@ -296,11 +277,9 @@ impl Reader {
             return Ok(None);
         }
         let block = self.buffer.split_to(PREFIX + bytes).freeze().slice(PREFIX..);
-        let chain = sum(self.chain, length, &block);
-        if chain != want {
+        if !self.chain.follows(prefix, &block) {
             return Err(self.damaged("a checksum does not match"));
         }
-        self.chain = chain;
         self.offset += (PREFIX + bytes) as u64;
         Ok(Some(block))
     }
@@ -331,14 +310,7 @@ fn item(from: &mut codec::Reader) -> Result<Read, Malformed> {
             let name = std::str::from_utf8(&name).map_err(|_| Malformed("a name is no text"))?.to_owned();
             Read::Item(Item::Attachment { name, content: from.copied()? })
         }
-        ENTRY => Read::Item(Item::Entry(Entry {
-            key: from.copied()?,
-            value: from.copied()?,
-            create_revision: from.number()?,
-            mod_revision: from.number()?,
-            version: from.number()?,
-            lease: from.signed()?,
-        })),
+        ENTRY => Read::Item(Item::Entry(from.entry()?)),
         END => Read::End(from.number()?),
         _ => return Err(Malformed("an item is of an unknown kind")),
     })

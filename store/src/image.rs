@@ -1,4 +1,4 @@
-//! Everything that a store holds, as one stream of bytes to be kept elsewhere: what a backup is made of.
+//! Everything that a store holds, as one stream of bytes to be kept elsewhere: what etcd's `Snapshot` answers with.
 //!
 //! The items are those of a snapshot (`docs/format.md`), so that revisions, leases and the history window survive with the
 //! keys. An image of an etcd cluster is the same without history. Blocks carry checksums that go on from one to the next, and
@@ -12,6 +12,7 @@ use futures::stream::BoxStream;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::backend::Error;
+use crate::block::{Chain, PREFIX, Prefix};
 use crate::kv::{Entry, LeaseId, Range, Revision};
 use crate::mvcc::Mvcc;
 use crate::mvcc::codec::Writer;
@@ -59,7 +60,7 @@ pub(crate) fn of(state: Mvcc) -> ImageStream {
 /// Makes blocks of items.
 #[derive(Default)]
 pub(crate) struct Framer {
-    chain: u32,
+    chain: Chain,
     written: u64,
 }
 
@@ -82,20 +83,11 @@ impl Framer {
         end
     }
 
-    /// Length, checksum that goes on from the block before, bytes.
     fn frame(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(bytes.len()).expect("invariant: a block is below 4 GiB");
-        self.chain = sum(self.chain, length, bytes);
-        self.written += 8 + u64::from(length);
-        [&length.to_le_bytes(), &self.chain.to_le_bytes(), bytes].concat()
+        let block = [&self.chain.seal(bytes), bytes].concat();
+        self.written += block.len() as u64;
+        block
     }
-}
-
-fn sum(chain: u32, length: u32, bytes: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new_with_initial(chain);
-    hasher.update(&length.to_le_bytes());
-    hasher.update(bytes);
-    hasher.finalize()
 }
 
 /// What an image holds, read back.
@@ -148,7 +140,7 @@ pub enum Refused {
 /// # Errors
 /// [`Refused`] when it is not whole, or not what was written.
 pub fn read(from: &mut impl Read) -> Result<Image, Refused> {
-    let mut blocks = Blocks { from, offset: 0, chain: 0 };
+    let mut blocks = Blocks { from, offset: 0, chain: Chain::default() };
     let corrupt = |offset, why| Refused::Corrupt { offset, why };
     let head = blocks.next()?;
     let mut want = Writer(MAGIC.to_vec());
@@ -173,7 +165,7 @@ pub fn read(from: &mut impl Read) -> Result<Image, Refused> {
 struct Blocks<'a, R> {
     from: &'a mut R,
     offset: u64,
-    chain: u32,
+    chain: Chain,
 }
 
 impl<R: Read> Blocks<'_, R> {
@@ -181,21 +173,19 @@ impl<R: Read> Blocks<'_, R> {
     fn next(&mut self) -> Result<Bytes, Refused> {
         let offset = self.offset;
         let corrupt = |why| Refused::Corrupt { offset, why };
-        let mut head = [0; 8];
-        self.fill(&mut head)?;
-        let word = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("invariant: four bytes"));
-        let (length, want) = (word(0), word(4));
+        let mut prefix = [0; PREFIX];
+        self.fill(&mut prefix)?;
+        let prefix = Prefix::parse(prefix);
         // What it claims is not believed before it is there.
         let mut block = Vec::new();
-        self.from.take(u64::from(length)).read_to_end(&mut block)?;
-        if block.len() < length as usize {
+        self.from.take(prefix.length() as u64).read_to_end(&mut block)?;
+        if block.len() < prefix.length() {
             return Err(corrupt("it ends early"));
         }
-        self.chain = sum(self.chain, length, &block);
-        if self.chain != want {
+        if !self.chain.follows(prefix, &block) {
             return Err(corrupt("a block's checksum does not match"));
         }
-        self.offset += 8 + u64::from(length);
+        self.offset += (PREFIX + block.len()) as u64;
         Ok(block.into())
     }
 

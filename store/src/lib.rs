@@ -16,6 +16,7 @@
 
 pub mod backend;
 pub mod backup;
+mod block;
 #[cfg(feature = "testing")]
 pub mod check;
 #[cfg(feature = "testing")]

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::{Action, Command, Millis};
 use crate::backend::MAX_TXN_OPS;
-use crate::kv::{Compare, CompareTarget, Op, Range, Relation, Txn};
+use crate::kv::{Compare, CompareTarget, Entry, Op, Range, Relation, Txn};
 
 /// Version of the command format, the first byte of each.
 const VERSION: u8 = 2;
@@ -50,6 +50,15 @@ impl Writer {
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         self.number(bytes.len() as u64);
         self.0.extend_from_slice(bytes);
+    }
+
+    pub(crate) fn entry(&mut self, entry: &Entry) {
+        self.bytes(&entry.key);
+        self.bytes(&entry.value);
+        self.number(entry.create_revision);
+        self.number(entry.mod_revision);
+        self.number(entry.version);
+        self.number(entry.lease.cast_unsigned());
     }
 }
 
@@ -113,6 +122,18 @@ impl Reader {
         let length = self.count()?;
         self.at += length;
         Ok(Bytes::copy_from_slice(&self.buffer[self.at - length..self.at]))
+    }
+
+    /// An entry with bytes of its own.
+    pub(crate) fn entry(&mut self) -> Result<Entry, Malformed> {
+        Ok(Entry {
+            key: self.copied()?,
+            value: self.copied()?,
+            create_revision: self.number()?,
+            mod_revision: self.number()?,
+            version: self.number()?,
+            lease: self.signed()?,
+        })
     }
 }
 

@@ -102,14 +102,7 @@ impl Mvcc {
     }
 
     fn read_entry(&mut self, from: &mut Reader) -> Result<(), Malformed> {
-        let entry = Entry {
-            key: from.copied()?,
-            value: from.copied()?,
-            create_revision: from.number()?,
-            mod_revision: from.number()?,
-            version: from.number()?,
-            lease: from.signed()?,
-        };
+        let entry = from.entry()?;
         if planted::is(Bug::RevisionDecreases) {
             self.revision = self.revision.max(entry.mod_revision);
         }
@@ -167,12 +160,7 @@ pub(crate) fn write_lease(out: &mut Writer, id: LeaseId, ttl: i64, deadline: Mil
 
 pub(crate) fn write_entry(out: &mut Writer, entry: &Entry) {
     out.byte(ENTRY);
-    out.bytes(&entry.key);
-    out.bytes(&entry.value);
-    out.number(entry.create_revision);
-    out.number(entry.mod_revision);
-    out.number(entry.version);
-    out.number(entry.lease.cast_unsigned());
+    out.entry(entry);
 }
 
 fn write_revised(out: &mut Writer, revised: &Revised) {

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use super::disk::{Disk, DiskFile, failed};
 use super::roster::Roster;
 use crate::backend::Error;
+use crate::block::{Chain, PREFIX, Prefix};
 use crate::mvcc::Mvcc;
 use crate::mvcc::codec::{Malformed, Reader, Writer};
 
@@ -26,7 +27,7 @@ const VERSION: u64 = 2;
 const BLOCK: usize = 256 << 10;
 
 /// Snapshots of this member's own.
-const PREFIX: &str = "snapshot-";
+const OWN: &str = "snapshot-";
 
 /// A whole one from another member, from which the log has not gone on yet.
 const INSTALLED: &str = "installed-";
@@ -72,7 +73,7 @@ pub(crate) fn write(disk: &dyn Disk, snapshot: &Snapshot) -> Result<u64, Error> 
 }
 
 fn remove_before(disk: &dyn Disk, index: u64) -> Result<(), Error> {
-    for older in disk.numbered(PREFIX)?.into_iter().filter(|older| *older < index) {
+    for older in disk.numbered(OWN)?.into_iter().filter(|older| *older < index) {
         let older = name(older);
         disk.remove(&older).map_err(failed("remove", disk.path(&older)))?;
     }
@@ -81,7 +82,7 @@ fn remove_before(disk: &dyn Disk, index: u64) -> Result<(), Error> {
 
 /// Reads the newest snapshot; an empty one when there is none.
 pub(crate) fn read(disk: &dyn Disk) -> Result<Found, Error> {
-    let newest = disk.numbered(PREFIX)?.into_iter().max();
+    let newest = disk.numbered(OWN)?.into_iter().max();
     let installed =
         disk.numbered(INSTALLED)?.into_iter().max().filter(|installed| newest.is_none_or(|n| *installed > n));
     let Some(index) = installed.or(newest) else { return Ok(Found::default()) };
@@ -130,13 +131,13 @@ pub(crate) fn read_part(disk: &dyn Disk, index: u64, offset: u64, length: usize)
 }
 
 fn name(index: u64) -> String {
-    format!("{PREFIX}{index:016x}")
+    format!("{OWN}{index:016x}")
 }
 
 fn read_file(disk: &dyn Disk, name: &str) -> Result<(Snapshot, u64), Error> {
     let file = disk.open(name).map_err(failed("open", disk.path(name)))?;
     let size = file.len().map_err(failed("read", disk.path(name)))?;
-    let mut blocks = Blocks { file, path: disk.path(name), size, at: 0, chain: 0 };
+    let mut blocks = Blocks { file, path: disk.path(name), size, at: 0, chain: Chain::default() };
     let mut snapshot = Snapshot::default();
     let head = blocks.next()?.ok_or_else(|| blocks.corrupt("it is empty"))?;
     read_head(&head, &mut snapshot).map_err(|why| blocks.corrupt(why.0))?;
@@ -147,7 +148,7 @@ fn read_file(disk: &dyn Disk, name: &str) -> Result<(Snapshot, u64), Error> {
 }
 
 fn write_file(disk: &dyn Disk, snapshot: &Snapshot) -> io::Result<u64> {
-    let mut out = Out { file: disk.create(TEMPORARY)?, at: 0, chain: 0, buffer: Vec::new() };
+    let mut out = Out { file: disk.create(TEMPORARY)?, at: 0, chain: Chain::default(), buffer: Vec::new() };
     let mut head = Writer(MAGIC.to_vec());
     head.number(VERSION);
     head.number(snapshot.index);
@@ -176,31 +177,19 @@ fn write_file(disk: &dyn Disk, snapshot: &Snapshot) -> io::Result<u64> {
 struct Out {
     file: Box<dyn DiskFile>,
     at: u64,
-    chain: u32,
+    chain: Chain,
     buffer: Vec<u8>,
 }
 
 impl Out {
-    /// Length, checksum that goes on from the block before, bytes.
     fn block(&mut self, block: &[u8]) -> io::Result<()> {
-        let length =
-            u32::try_from(block.len()).map_err(|_| io::Error::other("one item is larger than a block may be"))?;
-        self.chain = sum(self.chain, length, block);
         self.buffer.clear();
-        self.buffer.extend_from_slice(&length.to_le_bytes());
-        self.buffer.extend_from_slice(&self.chain.to_le_bytes());
+        self.buffer.extend_from_slice(&self.chain.seal(block));
         self.buffer.extend_from_slice(block);
         self.file.write_all_at(&self.buffer, self.at)?;
         self.at += self.buffer.len() as u64;
         Ok(())
     }
-}
-
-fn sum(chain: u32, length: u32, block: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new_with_initial(chain);
-    hasher.update(&length.to_le_bytes());
-    hasher.update(block);
-    hasher.finalize()
 }
 
 fn read_head(head: &Bytes, snapshot: &mut Snapshot) -> Result<(), Malformed> {
@@ -227,27 +216,25 @@ struct Blocks {
     path: std::path::PathBuf,
     size: u64,
     at: u64,
-    chain: u32,
+    chain: Chain,
 }
 
 impl Blocks {
     /// The next block; none at the end.
     fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        let mut head = [0; 8];
-        self.fill(&mut head, 0)?;
-        let word = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("invariant: four bytes"));
-        let (length, want) = (word(0), word(4));
-        if self.at + 8 + u64::from(length) > self.size {
+        let mut prefix = [0; PREFIX];
+        self.fill(&mut prefix, 0)?;
+        let prefix = Prefix::parse(prefix);
+        if self.at + (PREFIX + prefix.length()) as u64 > self.size {
             return Err(self.corrupt("a block goes beyond the end of the file"));
         }
-        let mut block = vec![0; length as usize];
-        self.fill(&mut block, 8)?;
-        self.chain = sum(self.chain, length, &block);
-        if self.chain != want {
+        let mut block = vec![0; prefix.length()];
+        self.fill(&mut block, PREFIX as u64)?;
+        if !self.chain.follows(prefix, &block) {
             return Err(self.corrupt("a block's checksum does not match"));
         }
-        self.at += 8 + u64::from(length);
-        if length > 0 {
+        self.at += (PREFIX + block.len()) as u64;
+        if !block.is_empty() {
             return Ok(Some(block.into()));
         }
         if self.at < self.size {
