@@ -6,6 +6,7 @@
 //! # Absent
 //! Mocks; sleeps: a story waits on conditions with a deadline.
 
+mod backing;
 pub mod bench;
 pub mod footprint;
 pub mod manifest;

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
+use crate::backing;
 use crate::stage::{Following, PATIENCE, Said, newest_kubectl, program, run};
 
 /// Between two looks at a condition.
@@ -27,6 +28,8 @@ pub struct Server {
     folder: TempDir,
     /// Where its state is; below `folder`, or elsewhere.
     data: PathBuf,
+    /// What keeps its state, if that is not itself.
+    _etcd: Option<Etcd>,
 }
 
 impl Server {
@@ -44,9 +47,11 @@ impl Server {
     }
 
     fn begin(folder: TempDir, data: PathBuf, args: &[&str]) -> Result<Self> {
-        let args = args.iter().map(|a| (*a).to_owned()).collect();
+        let mut args = args.iter().map(|a| (*a).to_owned()).collect();
+        let etcd = backing::beside(&mut args)?;
         let [address, peer] = free_addresses()?;
-        let mut server = Self { process: None, args, address, peer, kubectl: newest_kubectl()?, folder, data };
+        let mut server =
+            Self { process: None, args, address, peer, kubectl: newest_kubectl()?, folder, data, _etcd: etcd };
         server.resume()?;
         Ok(server)
     }

@@ -13,6 +13,8 @@ use anyhow::{Context, Result, bail, ensure};
 use cli::up::{Cluster, Spec};
 use tempfile::TempDir;
 
+use crate::{backing, server::Etcd};
+
 /// How long a condition may take to come true, unless a story says otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -30,6 +32,8 @@ pub struct Stage {
     pub namespace: String,
     kubectl: PathBuf,
     folder: TempDir,
+    /// What keeps the cluster's state, if that is not its server.
+    _etcd: Option<Etcd>,
 }
 
 /// What a command said.
@@ -51,17 +55,19 @@ impl Stage {
         let folder = tempfile::Builder::new().prefix("orlop-e2e-").tempdir().context("make a folder for a cluster")?;
         let archive = house().join(TESTAPP);
         ensure!(archive.exists(), "{} is missing: run ./test, or scripts/testapp {TESTAPP}", archive.display());
+        let mut server_args = server_args.iter().map(|a| (*a).to_owned()).collect();
+        let etcd = backing::beside(&mut server_args)?;
         let cluster = Cluster::start(Spec {
             exe: program()?,
             data_dir: folder.path().join("data"),
             nodes,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            server_args: server_args.iter().map(|a| (*a).to_owned()).collect(),
+            server_args,
             agent_args: Vec::new(),
         })?;
         let images = image::Store::open(cluster.images()).context("open the image store")?;
         images.load(&archive, &|_| {}).context("load the test application")?;
-        let mut stage = Self { cluster, namespace: "default".into(), kubectl: newest_kubectl()?, folder };
+        let mut stage = Self { cluster, namespace: "default".into(), kubectl: newest_kubectl()?, folder, _etcd: etcd };
         stage.cluster.start_nodes()?;
         stage.until("all nodes are Ready", PATIENCE, |s| {
             let said = s.try_kubectl(&["get", "nodes", "--no-headers"]);

@@ -1,16 +1,19 @@
-//! One stream of the Watch service: its requests, and the events of all its watches, in one task.
+//! One stream of the Watch service: its requests, and the events of all its watches.
+//!
+//! It is the stream that the connection sends from: nothing is read from the store, and no request is taken, before the client
+//! has taken what was said to it. So a slow client holds up itself alone, and an answer wakes no task but the one that sends it.
 //!
 //! Each watch is a watch of the backend. One that the backend cuts off because the client read too slowly goes on from where it
 //! was, out of the history that is kept, as in etcd; only when that is gone too is the client told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::stream::{AbortHandle, BoxStream, SelectAll, abortable};
-use futures::{StreamExt, stream};
-use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior};
+use futures::{FutureExt, StreamExt, stream};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tonic::{Status, Streaming};
 
 use super::slices;
@@ -19,7 +22,7 @@ use crate::grpc::pb::watch_create_request::FilterType;
 use crate::grpc::pb::watch_request::RequestUnion;
 use crate::grpc::pb::{WatchCreateRequest, WatchRequest, WatchResponse};
 use crate::grpc::proto::mvccpb::{self, KeyValue, event::EventType};
-use crate::grpc::{Api, closed, fault, range, signed};
+use crate::grpc::{Api, Replies, closed, fault, range, signed, unsigned};
 use crate::kv::{Event, Range, Revision, WatchBatch, WatchFrom};
 
 /// The id of answers that are about no watch, or about all.
@@ -34,7 +37,7 @@ const WITHOUT_LEADER: Duration = Duration::from_secs(3);
 /// How often such a stream looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Nobody listens any more, or everything was said.
+/// Everything was said.
 struct Ended;
 
 /// What a watch of the backend said, and which: ids of watches can be used again, numbers are not.
@@ -43,7 +46,16 @@ type Said = (u64, Option<Result<WatchBatch, Error>>);
 /// One stream. See the module.
 pub(super) struct Session {
     api: Arc<Api>,
-    replies: mpsc::Sender<Result<WatchResponse, Status>>,
+    requests: Streaming<WatchRequest>,
+    /// The client may ask for more.
+    asks: bool,
+    closing: BoxFuture<'static, ()>,
+    progress: Interval,
+    look: Interval,
+    /// To be sent.
+    replies: VecDeque<Result<WatchResponse, Status>>,
+    /// Nothing follows what is to be sent.
+    ended: bool,
     watches: HashMap<i64, Watch>,
     ids: HashMap<u64, i64>,
     streams: SelectAll<BoxStream<'static, Said>>,
@@ -68,10 +80,23 @@ struct Watch {
 }
 
 impl Session {
-    pub(super) fn new(api: Arc<Api>, replies: mpsc::Sender<Result<WatchResponse, Status>>, needs_leader: bool) -> Self {
+    pub(super) fn new(
+        api: Arc<Api>,
+        requests: Streaming<WatchRequest>,
+        progress_every: Duration,
+        needs_leader: bool,
+    ) -> Self {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
+            requests,
+            asks: true,
+            closing: closed(api.closing.subscribe()).boxed(),
+            progress: tokio::time::interval_at(Instant::now() + progress_every, progress_every),
+            look,
+            replies: VecDeque::new(),
+            ended: false,
             api,
-            replies,
             watches: HashMap::new(),
             ids: HashMap::new(),
             streams: SelectAll::new(),
@@ -83,35 +108,43 @@ impl Session {
         }
     }
 
-    /// Runs until the client goes away or the server closes.
-    pub(super) async fn run(mut self, mut requests: Streaming<WatchRequest>, progress_every: Duration) {
-        let closing = closed(self.api.closing.subscribe());
-        let mut closing = std::pin::pin!(closing);
-        let replies = self.replies.clone();
-        let mut progress = tokio::time::interval_at(Instant::now() + progress_every, progress_every);
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut open = true;
+    /// What the client is sent, until it goes away or the server closes.
+    pub(super) fn replies(self) -> Replies<WatchResponse> {
+        stream::unfold(self, |mut session| async move {
+            let reply = session.next().await?;
+            Some((reply, session))
+        })
+        .boxed()
+    }
+
+    async fn next(&mut self) -> Option<Result<WatchResponse, Status>> {
         loop {
-            let went_on = tokio::select! {
-                request = requests.message(), if open => match request {
-                    Ok(Some(request)) => self.request(request).await,
-                    // It asks for nothing more, and still listens.
-                    Ok(None) => {
-                        open = false;
-                        Ok(())
-                    }
-                    Err(_) => Err(Ended),
-                },
-                Some((number, said)) = self.streams.next(), if !self.streams.is_empty() => self.said(number, said).await,
-                _ = progress.tick() => self.tell_progress().await,
-                _ = look.tick(), if self.needs_leader => self.look_for_leader().await,
-                () = &mut closing => self.end(fault::stopped()).await,
-                () = replies.closed() => Err(Ended),
-            };
-            if went_on.is_err() {
-                return;
+            if let Some(reply) = self.replies.pop_front() {
+                return Some(reply);
             }
+            if self.ended {
+                return None;
+            }
+            self.ended = self.step().await.is_err();
+        }
+    }
+
+    /// Waits for something to happen, and says what is to be said about it.
+    async fn step(&mut self) -> Result<(), Ended> {
+        tokio::select! {
+            Some((number, said)) = self.streams.next(), if !self.streams.is_empty() => self.said(number, said).await,
+            request = self.requests.message(), if self.asks => match request {
+                Ok(Some(request)) => self.request(request).await,
+                // It asks for nothing more, and still listens.
+                Ok(None) => {
+                    self.asks = false;
+                    Ok(())
+                }
+                Err(_) => Err(Ended),
+            },
+            _ = self.progress.tick() => self.tell_progress().await,
+            _ = self.look.tick(), if self.needs_leader => self.look_for_leader(),
+            () = &mut self.closing => self.end(fault::stopped()),
         }
     }
 
@@ -122,7 +155,8 @@ impl Session {
             Some(RequestUnion::ProgressRequest(_)) => {
                 self.asked = Some(self.now().await?);
                 self.ask_for_progress().await;
-                self.answer_progress().await
+                self.answer_progress();
+                Ok(())
             }
             None => Ok(()),
         }
@@ -134,33 +168,42 @@ impl Session {
             request.key = bytes::Bytes::from_static(&[0]);
         }
         let newest = if request.start_revision == 0 { self.now().await? } else { self.newest().await? };
-        let from = match u64::try_from(request.start_revision) {
-            Ok(0) => newest + 1,
-            Ok(revision) => revision,
-            Err(_) => return self.refuse(newest, fault::compacted().message()).await,
+        if let Some(why) = self.refusal(&request) {
+            self.refuse(newest, why.message());
+            return Ok(());
+        }
+        let from = match unsigned(request.start_revision) {
+            0 => newest + 1,
+            revision => revision,
         };
-        let everything = request.range_end[..] == [0];
-        if !request.range_end.is_empty() && !everything && request.key >= request.range_end {
-            return self.refuse(newest, "mvcc: watcher range is empty").await;
-        }
-        if self.watches.contains_key(&request.watch_id) && request.watch_id != 0 {
-            return self.refuse(newest, "mvcc: duplicate watch ID provided on the WatchStream").await;
-        }
-        if self.watches.len() >= MAX_WATCHES {
-            return self.refuse(newest, "etcdserver: too many watches on one stream").await;
-        }
         let id = if request.watch_id == 0 { self.choose_id() } else { request.watch_id };
         match self.api.backend.watch(request.key.clone(), request.range_end.clone(), WatchFrom::Revision(from)).await {
             Ok(stream) => {
-                self.send(WatchResponse { created: true, ..self.response(newest, id) }).await?;
+                self.send(WatchResponse { created: true, ..self.response(newest, id) });
                 self.add(id, request, stream, 0);
-                Ok(())
             }
             Err(Error::Compacted { oldest, .. }) => {
-                self.send(WatchResponse { created: true, ..self.response(newest, id) }).await?;
-                self.send(self.compacted(newest, id, oldest)).await
+                self.send(WatchResponse { created: true, ..self.response(newest, id) });
+                self.send(self.compacted(newest, id, oldest));
             }
-            Err(error) => self.refuse(newest, fault::status(error).message()).await,
+            Err(error) => self.refuse(newest, fault::status(error).message()),
+        }
+        Ok(())
+    }
+
+    /// Why there can be no such watch.
+    fn refusal(&self, request: &WatchCreateRequest) -> Option<Status> {
+        let (start, end) = (&request.key, &request.range_end);
+        if request.start_revision < 0 {
+            Some(fault::compacted())
+        } else if !end.is_empty() && end[..] != [0] && start >= end {
+            Some(Status::invalid_argument("mvcc: watcher range is empty"))
+        } else if request.watch_id != 0 && self.watches.contains_key(&request.watch_id) {
+            Some(Status::invalid_argument("mvcc: duplicate watch ID provided on the WatchStream"))
+        } else if self.watches.len() >= MAX_WATCHES {
+            Some(Status::invalid_argument("etcdserver: too many watches on one stream"))
+        } else {
+            None
         }
     }
 
@@ -195,26 +238,28 @@ impl Session {
             return Ok(());
         }
         let newest = self.newest().await?;
-        self.send(WatchResponse { canceled: true, ..self.response(newest, id) }).await?;
-        self.answer_progress().await
+        self.send(WatchResponse { canceled: true, ..self.response(newest, id) });
+        self.answer_progress();
+        Ok(())
     }
 
     async fn said(&mut self, number: u64, said: Option<Result<WatchBatch, Error>>) -> Result<(), Ended> {
         let Some(&id) = self.ids.get(&number) else { return Ok(()) };
         match said {
             Some(Ok(batch)) => {
-                self.deliver(id, batch).await?;
-                self.answer_progress().await
+                self.deliver(id, batch);
+                self.answer_progress();
+                Ok(())
             }
             Some(Err(Error::Slow { .. })) => self.resume(id).await,
             Some(Err(Error::Compacted { oldest, .. })) => self.lose(id, oldest).await,
-            Some(Err(error)) => self.end(fault::status(error)).await,
-            None => self.end(fault::stopped()).await,
+            Some(Err(error)) => self.end(fault::status(error)),
+            None => self.end(fault::stopped()),
         }
     }
 
-    async fn deliver(&mut self, id: i64, batch: WatchBatch) -> Result<(), Ended> {
-        let Some(watch) = self.watches.get_mut(&id) else { return Ok(()) };
+    fn deliver(&mut self, id: i64, batch: WatchBatch) {
+        let Some(watch) = self.watches.get_mut(&id) else { return };
         let wants = |kind: FilterType| !watch.request.filters().any(|filter| filter == kind);
         let (puts, deletes, prev) = (wants(FilterType::Noput), wants(FilterType::Nodelete), watch.request.prev_kv);
         let events = batch.events.into_iter().filter(|event| match event {
@@ -233,18 +278,17 @@ impl Session {
             if let Some(header) = response.header.as_mut().filter(|_| i < last) {
                 header.revision = reached;
             }
-            self.send(WatchResponse { events: slice.events, fragment: slice.fragment, ..response }).await?;
+            self.send(WatchResponse { events: slice.events, fragment: slice.fragment, ..response });
         }
         if due {
-            self.send(self.response(batch.revision, id)).await?;
+            self.send(self.response(batch.revision, id));
         }
-        Ok(())
     }
 
     /// Goes on with a watch that was cut off.
     async fn resume(&mut self, id: i64) -> Result<(), Ended> {
         let Some(watch) = self.remove(id) else { return Ok(()) };
-        let start = u64::try_from(watch.request.start_revision).unwrap_or(0);
+        let start = unsigned(watch.request.start_revision);
         let from = WatchFrom::Revision(start.max(watch.reached + 1));
         let (key, end) = (watch.request.key.clone(), watch.request.range_end.clone());
         match self.api.backend.watch(key, end, from).await {
@@ -254,17 +298,19 @@ impl Session {
             }
             Err(Error::Compacted { oldest, .. }) => {
                 let newest = self.newest().await?;
-                self.send(self.compacted(newest, id, oldest)).await
+                self.send(self.compacted(newest, id, oldest));
+                Ok(())
             }
-            Err(error) => self.end(fault::status(error)).await,
+            Err(error) => self.end(fault::status(error)),
         }
     }
 
     async fn lose(&mut self, id: i64, oldest: Revision) -> Result<(), Ended> {
         self.remove(id);
         let newest = self.newest().await?;
-        self.send(self.compacted(newest, id, oldest)).await?;
-        self.answer_progress().await
+        self.send(self.compacted(newest, id, oldest));
+        self.answer_progress();
+        Ok(())
     }
 
     /// It is time to say how far the watches are that want to know and have been silent.
@@ -278,7 +324,7 @@ impl Session {
             }
         }
         for (id, reached) in at_once {
-            self.send(self.response(reached, id)).await?;
+            self.send(self.response(reached, id));
         }
         self.ask_for_progress().await;
         Ok(())
@@ -291,23 +337,22 @@ impl Session {
     }
 
     /// Answers a request for progress once all watches have got so far.
-    async fn answer_progress(&mut self) -> Result<(), Ended> {
-        let Some(asked) = self.asked else { return Ok(()) };
+    fn answer_progress(&mut self) {
+        let Some(asked) = self.asked else { return };
         let reached = self.watches.values().map(|watch| watch.reached).min().unwrap_or(asked);
-        if reached < asked {
-            return Ok(());
+        if reached >= asked {
+            self.asked = None;
+            self.send(self.response(reached, NO_WATCH));
         }
-        self.asked = None;
-        self.send(self.response(reached, NO_WATCH)).await
     }
 
-    async fn look_for_leader(&mut self) -> Result<(), Ended> {
+    fn look_for_leader(&mut self) -> Result<(), Ended> {
         if self.api.members.standing().leader != 0 {
             self.alone_since = None;
             return Ok(());
         }
         let since = *self.alone_since.get_or_insert_with(Instant::now);
-        if since.elapsed() < WITHOUT_LEADER { Ok(()) } else { self.end(fault::no_leader()).await }
+        if since.elapsed() < WITHOUT_LEADER { Ok(()) } else { self.end(fault::no_leader()) }
     }
 
     /// The newest revision anywhere, where another member may be ahead of this one.
@@ -315,7 +360,7 @@ impl Session {
         let nothing = Range { count_only: true, ..Range::key(bytes::Bytes::from_static(&[0])) };
         match self.api.backend.range(nothing).await {
             Ok(reply) => Ok(reply.revision),
-            Err(error) => self.end(fault::status(error)).await.map(|()| 0),
+            Err(error) => self.end(fault::status(error)),
         }
     }
 
@@ -323,7 +368,7 @@ impl Session {
     async fn newest(&mut self) -> Result<Revision, Ended> {
         match self.api.backend.status().await {
             Ok(status) => Ok(status.revision),
-            Err(error) => self.end(fault::status(error)).await.map(|()| 0),
+            Err(error) => self.end(fault::status(error)),
         }
     }
 
@@ -336,19 +381,17 @@ impl Session {
         WatchResponse { canceled: true, compact_revision: signed(oldest), ..self.response(newest, id) }
     }
 
-    async fn refuse(&mut self, newest: Revision, why: &str) -> Result<(), Ended> {
+    fn refuse(&mut self, newest: Revision, why: &str) {
         let response = self.response(newest, NO_WATCH);
-        self.send(WatchResponse { created: true, canceled: true, cancel_reason: why.to_owned(), ..response }).await
+        self.send(WatchResponse { created: true, canceled: true, cancel_reason: why.to_owned(), ..response });
     }
 
-    async fn send(&mut self, response: WatchResponse) -> Result<(), Ended> {
-        self.replies.send(Ok(response)).await.map_err(|_| Ended)
+    fn send(&mut self, response: WatchResponse) {
+        self.replies.push_back(Ok(response));
     }
 
-    async fn end(&mut self, status: Status) -> Result<(), Ended> {
-        if self.replies.send(Err(status)).await.is_err() {
-            tracing::trace!("a watch ended when its client was gone");
-        }
+    fn end<T>(&mut self, status: Status) -> Result<T, Ended> {
+        self.replies.push_back(Err(status));
         Err(Ended)
     }
 }
