@@ -13,12 +13,12 @@ const CHOICE: &str = "ORLOP_E2E_STORE";
 /// Arguments that settle it: the server keeps its state where these say.
 const SETTLED: [&str; 2] = ["--etcd-servers", "--join"];
 
-/// What is started beside a server with these arguments, which grow by what leads it there.
+/// What is to be started beside a server with these arguments, which grow by what leads it there.
 pub(crate) fn beside(args: &mut Vec<String>) -> Result<Option<Etcd>> {
     let settled = args.iter().any(|arg| SETTLED.contains(&arg.as_str()));
     match std::env::var(CHOICE).as_deref() {
         Ok("etcd") if !settled => {
-            let etcd = Etcd::start()?;
+            let etcd = Etcd::place()?;
             args.extend(["--etcd-servers".to_owned(), etcd.url()]);
             Ok(Some(etcd))
         }

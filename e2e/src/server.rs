@@ -9,10 +9,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use cli::up::Host;
 use tempfile::TempDir;
 
 use crate::backing;
-use crate::stage::{Following, PATIENCE, Said, newest_kubectl, program, run};
+use crate::stage::{Following, PATIENCE, Said, http_get, newest_kubectl, program, run};
 
 /// Between two looks at a condition.
 const LOOK: Duration = Duration::from_millis(50);
@@ -48,7 +49,8 @@ impl Server {
 
     fn begin(folder: TempDir, data: PathBuf, args: &[&str]) -> Result<Self> {
         let mut args = args.iter().map(|a| (*a).to_owned()).collect();
-        let etcd = backing::beside(&mut args)?;
+        let mut etcd = backing::beside(&mut args)?;
+        etcd.as_mut().map_or(Ok(()), Etcd::resume)?;
         let [address, peer] = free_addresses()?;
         let mut server =
             Self { process: None, args, address, peer, kubectl: newest_kubectl()?, folder, data, _etcd: etcd };
@@ -191,15 +193,32 @@ impl Etcd {
 
     /// Starts it, and waits until it is healthy.
     pub fn start() -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("orlop-etcd-").tempdir().context("make a folder for etcd")?;
-        let [client, peer] = free_addresses()?;
-        let mut etcd = Self { process: None, client, peer, folder };
+        let mut etcd = Self::place()?;
         etcd.resume()?;
         Ok(etcd)
     }
 
-    /// Starts it again after [`Etcd::kill`], and waits until it is healthy.
+    /// One that is to be started.
+    pub(crate) fn place() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("orlop-etcd-").tempdir().context("make a folder for etcd")?;
+        let [client, peer] = free_addresses()?;
+        Ok(Self { process: None, client, peer, folder })
+    }
+
+    /// Starts it, for the first time or after [`Etcd::kill`], and waits until it is healthy.
     pub fn resume(&mut self) -> Result<()> {
+        self.process = Some(self.command()?.spawn().with_context(|| format!("start {}", Self::PROGRAM))?);
+        healthy(|| http_get(self.client, "/health"))
+    }
+
+    /// Starts it in a network that is not this machine's, and waits until it is healthy.
+    pub(crate) fn start_on(&mut self, host: &Host) -> Result<()> {
+        self.process = Some(host.spawn(self.command()?)?);
+        let client = self.client;
+        healthy(|| host.run(move || http_get(client, "/health"))?)
+    }
+
+    fn command(&self) -> Result<Command> {
         let (client, peer) = (self.url(), format!("http://{}", self.peer));
         let log = File::options().create(true).append(true).open(self.folder.path().join("etcd.log"));
         let mut command = Command::new(Self::PROGRAM);
@@ -210,13 +229,7 @@ impl Etcd {
             .arg(self.folder.path().join("data"))
             .stdin(Stdio::null())
             .stderr(log.context("open etcd's log")?);
-        self.process = Some(command.spawn().with_context(|| format!("start {}", Self::PROGRAM))?);
-        let deadline = Instant::now() + PATIENCE;
-        while !crate::stage::http_get(self.client, "/health").is_ok_and(|health| health.contains("true")) {
-            ensure!(Instant::now() < deadline, "etcd is not healthy within {PATIENCE:?}");
-            std::thread::park_timeout(LOOK);
-        }
-        Ok(())
+        Ok(command)
     }
 
     /// Kills it, as a crash would.
@@ -246,6 +259,16 @@ impl Drop for Etcd {
         // a story that failed has said why
         drop(self.kill());
     }
+}
+
+/// Waits until an etcd says that it is.
+fn healthy(ask: impl Fn() -> Result<String>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !ask().is_ok_and(|health| health.contains("true")) {
+        ensure!(Instant::now() < deadline, "etcd is not healthy within {PATIENCE:?}");
+        std::thread::park_timeout(LOOK);
+    }
+    Ok(())
 }
 
 /// Addresses that nothing listens on. Held together while they are chosen, so that they differ.

@@ -56,14 +56,20 @@ impl Stage {
         let archive = house().join(TESTAPP);
         ensure!(archive.exists(), "{} is missing: run ./test, or scripts/testapp {TESTAPP}", archive.display());
         let mut server_args = server_args.iter().map(|a| (*a).to_owned()).collect();
-        let etcd = backing::beside(&mut server_args)?;
-        let cluster = Cluster::start(Spec {
+        let mut etcd = backing::beside(&mut server_args)?;
+        let mut cluster = Cluster::lay(Spec {
             exe: program()?,
             data_dir: folder.path().join("data"),
             nodes,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             server_args,
             agent_args: Vec::new(),
+        })?;
+        if let Some(etcd) = &mut etcd {
+            etcd.start_on(cluster.underlay())?;
+        }
+        cluster.start_server().with_context(|| {
+            std::fs::read_to_string(folder.path().join("data/server.log")).unwrap_or_else(|error| error.to_string())
         })?;
         let images = image::Store::open(cluster.images()).context("open the image store")?;
         images.load(&archive, &|_| {}).context("load the test application")?;

@@ -83,6 +83,13 @@ pub struct Node {
 impl Cluster {
     /// Makes the underlay and starts the server. Returns once the server has written its credentials.
     pub fn start(spec: Spec) -> Result<Self> {
+        let mut cluster = Self::lay(spec)?;
+        cluster.start_server()?;
+        Ok(cluster)
+    }
+
+    /// Makes the underlay; the server is to be started.
+    pub fn lay(spec: Spec) -> Result<Self> {
         if spec.nodes > MAX_NODES {
             bail!("--nodes {} is more than the {MAX_NODES} that one machine's underlay has addresses for", spec.nodes);
         }
@@ -97,9 +104,7 @@ impl Cluster {
         cgroups::make(&cgroup)?;
         let underlay = Host::new("underlay", Isolation::Network)?;
         underlay.run(|| netd::underlay::lay(SERVER))??;
-        let mut cluster = Self { spec, underlay, listener, server: None, nodes: Vec::new(), cgroup };
-        cluster.start_server()?;
-        Ok(cluster)
+        Ok(Self { spec, underlay, listener, server: None, nodes: Vec::new(), cgroup })
     }
 
     /// Starts all nodes.
