@@ -32,6 +32,7 @@ use crate::kv::{LeaseId, Range, RangeReply, Revision, Txn, TxnReply};
 mod claims;
 mod explain;
 mod hints;
+pub mod load;
 mod model;
 mod order;
 mod recorder;

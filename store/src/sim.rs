@@ -23,7 +23,7 @@ use crate::check::{History, Rules};
 use crate::kv::Revision;
 
 mod client;
-pub(crate) mod dice;
+pub mod dice;
 pub(crate) mod disk;
 mod nemesis;
 mod network;

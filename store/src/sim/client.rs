@@ -13,10 +13,9 @@ use super::dice::Dice;
 use super::witness;
 use super::world::{Happening, Micros, World};
 use crate::backend::{Error, WatchStream};
+use crate::check::load::{self, Load};
 use crate::check::{self, Request, Saw};
-use crate::kv::{
-    Compare, CompareTarget, LeaseId, Op, OpResult, Range, RangeReply, Relation, Revision, Txn, TxnReply, WatchFrom,
-};
+use crate::kv::{CompareTarget, Op, OpResult, Range, RangeReply, Revision, Txn, TxnReply, WatchFrom};
 use crate::members::MemberId;
 use crate::mvcc::{Action, Outcome, codec};
 use crate::replica::member::Reply;
@@ -25,19 +24,12 @@ use crate::replica::proposals::Proposal;
 /// How long a client waits for an answer.
 const PATIENCE: Micros = 10_000_000;
 
-/// Different keys.
-const KEYS: u64 = 8;
-
 /// One client. It does one thing after the other.
 pub(crate) struct Client {
-    id: usize,
-    dice: Dice,
+    load: Load,
     call: Option<Call>,
     /// Calls that were answered.
     pub(crate) done: u64,
-    /// Values written so far.
-    values: u64,
-    leases: Vec<LeaseId>,
     watch: Option<Watching>,
     /// Values of writes that certainly did not happen.
     never: BTreeSet<Bytes>,
@@ -74,57 +66,21 @@ struct Watching {
 
 impl Client {
     pub(crate) fn new(id: usize, dice: Dice) -> Self {
-        let (call, done, values, leases, watch) = (None, 0, 0, Vec::new(), None);
-        Self { id, dice, call, done, values, leases, watch, never: BTreeSet::new() }
+        let load = Load::new(id as u64, dice);
+        Self { load, call: None, done: 0, watch: None, never: BTreeSet::new() }
     }
+}
 
-    fn key(&mut self) -> Bytes {
-        format!("k{}", self.dice.within(0..KEYS)).into()
-    }
-
-    /// A value that nobody else ever writes.
-    fn value(&mut self) -> Bytes {
-        self.values += 1;
-        let filler = "x".repeat(usize::try_from(self.dice.within(0..120)).unwrap_or(0));
-        format!("{}.{}.{filler}", self.id, self.values).into()
-    }
-
-    fn put(&mut self, key: Bytes) -> Op {
-        let lease = if self.dice.chance(150) { self.dice.pick(&self.leases).unwrap_or(0) } else { 0 };
-        Op::Put { key, value: self.value(), lease }
-    }
-
-    /// What to ask for next: a command, or a read.
-    fn think(&mut self, newest: Revision) -> (Asked, Option<Action>) {
-        let key = self.key();
-        let txn = |txn: Txn| (Asked::Txn(txn.clone()), Some(Action::Txn(txn)));
-        let other = |action| (Asked::Other, Some(action));
-        match self.dice.within(0..100) {
-            0..30 => {
-                let success = vec![self.put(key)];
-                txn(Txn { success, ..Txn::default() })
-            }
-            30..45 => {
-                let revision = self.dice.within(newest.saturating_sub(20)..newest + 1);
-                let compare = vec![Compare::key(key.clone(), Relation::Less, CompareTarget::ModRevision(revision))];
-                let mut success = vec![self.put(key)];
-                if self.dice.chance(300) {
-                    success.push(self.put(Bytes::from_static(b"z")));
-                }
-                txn(Txn { compare, success, failure: vec![Op::Range(Range::prefix("k"))] })
-            }
-            45..52 => txn(Txn { success: vec![Op::Delete { start: key, end: Bytes::new() }], ..Txn::default() }),
-            52..75 => (Asked::Range(Range::key(key)), None),
-            75..82 => (Asked::Range(Range::prefix("k")), None),
-            82..88 => {
-                let revision = self.dice.within(newest.saturating_sub(60)..newest + 1);
-                (Asked::Range(Range { revision, ..Range::key(key) }), None)
-            }
-            88..92 => (Asked::Grant, Some(Action::Grant { ttl: self.dice.within(1..4).cast_signed(), id: 0 })),
-            92..95 => other(Action::KeepAlive(self.dice.pick(&self.leases).unwrap_or(1))),
-            95..97 => other(Action::Revoke(self.dice.pick(&self.leases).unwrap_or(1))),
-            _ => other(Action::Compact(newest.saturating_sub(self.dice.within(5..200)))),
-        }
+/// How a client remembers what it asks for, and the command that it is; none for a read.
+fn ask(request: &Request) -> (Asked, Option<Action>) {
+    let other = |action| (Asked::Other, Some(action));
+    match request {
+        Request::Range(range) => (Asked::Range(range.clone()), None),
+        Request::Txn(txn) => (Asked::Txn(txn.clone()), Some(Action::Txn(txn.clone()))),
+        Request::Grant { id, ttl } => (Asked::Grant, Some(Action::Grant { id: *id, ttl: *ttl })),
+        Request::KeepAlive(lease) => other(Action::KeepAlive(*lease)),
+        Request::Revoke(lease) => other(Action::Revoke(*lease)),
+        Request::Compact(revision) => other(Action::Compact(*revision)),
     }
 }
 
@@ -132,7 +88,7 @@ impl World {
     /// A client's next step.
     pub(crate) fn client(&mut self, client: usize) {
         let now = self.now;
-        let pause = self.clients[client].dice.within(1_000..60_000);
+        let pause = self.clients[client].load.dice().within(1_000..60_000);
         if let Some(call) = &self.clients[client].call {
             if now < call.began + PATIENCE {
                 return self.soon(500_000, Happening::Client(client));
@@ -148,17 +104,14 @@ impl World {
         }
         self.soon(pause, Happening::Client(client));
         let up = self.up();
-        let Some(member) = self.clients[client].dice.pick(&up) else { return };
+        let Some(member) = self.clients[client].load.dice().pick(&up) else { return };
         self.watch(client, member);
         let newest = self.truth.newest();
-        let (asked, action) = self.clients[client].think(newest);
+        let request = self.clients[client].load.next(newest);
+        let (asked, action) = ask(&request);
         let floor = self.told;
-        let request = match (&asked, &action) {
-            (Asked::Range(range), _) if range.revision != 0 => None,
-            (Asked::Range(range), _) => Some(Request::Range(range.clone())),
-            (_, action) => action.as_ref().map(witness::request),
-        };
-        let number = request.map(|request| self.witness.asked(now, client, request));
+        let past = matches!(&request, Request::Range(range) if range.revision != 0);
+        let number = (!past).then(|| self.witness.asked(now, client, request));
         self.clients[client].call = Some(Call { asked: asked.clone(), floor, began: now, number });
         if let Asked::Range(range) = &asked
             && range.revision != 0
@@ -223,11 +176,7 @@ impl World {
                 }
             }
             (Asked::Grant, Ok(Reply::Outcome(Outcome::Granted(lease)))) => {
-                let leases = &mut self.clients[client].leases;
-                leases.push(lease);
-                if leases.len() > 4 {
-                    leases.remove(0);
-                }
+                self.clients[client].load.granted(lease);
             }
             (Asked::Other | Asked::Grant, Ok(Reply::Outcome(_))) | (_, Err(_)) => {}
             (_, Ok(reply)) => self.blame(format!("client {client} was answered with {reply:?}")),
@@ -289,7 +238,7 @@ impl World {
     /// A range of one key, or of all that begin with `k`.
     fn check_range(&mut self, start: &Bytes, revision: Revision, reply: &RangeReply) {
         let keys: Vec<Bytes> =
-            if start.len() > 1 { vec![start.clone()] } else { (0..KEYS).map(|key| format!("k{key}").into()).collect() };
+            if start.len() > 1 { vec![start.clone()] } else { load::keys().collect() };
         let expected: Vec<_> = keys.iter().filter_map(|key| self.truth.at(key, revision)).collect();
         if reply.entries != expected {
             let found = &reply.entries;
@@ -301,11 +250,11 @@ impl World {
     fn watch(&mut self, client: usize, member: MemberId) {
         let newest = self.truth.newest();
         let it = &mut self.clients[client];
-        let moves = it.watch.as_ref().is_none_or(|watch| watch.stream.is_none()) || it.dice.chance(30);
+        let moves = it.watch.as_ref().is_none_or(|watch| watch.stream.is_none()) || it.load.dice().chance(30);
         if !moves {
             return;
         }
-        let whole = it.dice.chance(500);
+        let whole = it.load.dice().chance(500);
         let mut watch = it.watch.take().unwrap_or_else(|| Watching {
             member,
             stream: None,

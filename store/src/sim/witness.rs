@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::world::Micros;
 use crate::check::{History, Nanos, Outcome, Record, Reply, Request, Rules, Saw, Seen, Watch};
 use crate::kv::WatchFrom;
-use crate::mvcc::{self, Action};
+use crate::mvcc;
 
 /// History that a member keeps, revisions: less than the floor of its window, for it may be a few ahead of its clients.
 const KEEPS: u64 = 40;
@@ -63,18 +63,6 @@ impl Witness {
 /// What members may do by themselves; their clocks were right, or not.
 pub(crate) fn rules(clocks: bool) -> Rules {
     Rules { keeps: KEEPS, early: if clocks { EARLY.0 } else { EARLY.1 } }
-}
-
-/// What a command asks for.
-pub(crate) fn request(action: &Action) -> Request {
-    match action {
-        Action::Txn(txn) => Request::Txn(txn.clone()),
-        Action::Grant { id, ttl } => Request::Grant { id: *id, ttl: *ttl },
-        Action::KeepAlive(lease) => Request::KeepAlive(*lease),
-        Action::Revoke(lease) => Request::Revoke(*lease),
-        Action::Compact(revision) => Request::Compact(*revision),
-        Action::Tick => unreachable!("only a leader lets time pass"),
-    }
 }
 
 /// What a client knows after an answer that is none to a read.
