@@ -10,9 +10,11 @@ mod backing;
 pub mod bench;
 pub mod footprint;
 pub mod manifest;
+pub mod rack;
 pub mod server;
 pub mod stage;
 pub mod story;
 
+pub use rack::Rack;
 pub use server::Server;
 pub use stage::Stage;

@@ -237,8 +237,7 @@ impl World {
 
     /// A range of one key, or of all that begin with `k`.
     fn check_range(&mut self, start: &Bytes, revision: Revision, reply: &RangeReply) {
-        let keys: Vec<Bytes> =
-            if start.len() > 1 { vec![start.clone()] } else { load::keys().collect() };
+        let keys: Vec<Bytes> = if start.len() > 1 { vec![start.clone()] } else { load::keys().collect() };
         let expected: Vec<_> = keys.iter().filter_map(|key| self.truth.at(key, revision)).collect();
         if reply.entries != expected {
             let found = &reply.entries;
