@@ -104,7 +104,7 @@ pub async fn join(parts: &Arc<Parts>, request: Request<Body>) -> Answer<Response
     let wish: Wish =
         serde_json::from_slice(&bytes).map_err(|error| bad(format!("the join request cannot be decoded: {error}")))?;
     let keys = keys(&parts.pki.dir).map_err(|error| Box::new(api::status::internal(error)))?;
-    let member = store.add_member(wish.peer_urls.clone(), true).await.map_err(|e| failed(&e))?;
+    let member = take_in(&**store, &wish.peer_urls).await.map_err(|e| failed(&e))?;
     let members = store.members(true).await.map_err(|e| failed(&e))?;
     let standing = store.standing();
     tracing::info!(member = format!("{:x}", member.id), urls = ?wish.peer_urls, "a server joins");
@@ -115,6 +115,16 @@ pub async fn join(parts: &Arc<Parts>, request: Request<Body>) -> Answer<Response
         members: shown(members, standing.leader),
     };
     Ok(reply::json(StatusCode::OK, &welcome))
+}
+
+/// Adds a member that is reached there. One that was added before and never started is the same server: it died before it had
+/// stored the answer, or the answer was lost.
+async fn take_in(store: &dyn Membership, peer_urls: &[String]) -> Result<Member, store::Error> {
+    let never_started = |member: &Member| member.learner && member.name.is_empty() && member.peer_urls == peer_urls;
+    match store.members(true).await?.into_iter().find(never_started) {
+        Some(member) => Ok(member),
+        None => store.add_member(peer_urls.to_vec(), true).await,
+    }
 }
 
 fn keys(dir: &Path) -> Result<BTreeMap<&'static str, String>, pki::Error> {

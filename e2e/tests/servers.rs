@@ -96,6 +96,24 @@ fn etcds_tools_see_the_store_and_a_certificate_of_the_cluster_does_not() -> Resu
 }
 
 #[test]
+fn a_server_that_died_while_it_joined_may_ask_again() -> Result<()> {
+    let server = Server::start(&[])?;
+    let (url, token) = (server.url(), server.server_token()?);
+    client::config::install_crypto();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+    let ask = |peer: &str| {
+        let joined = runtime.block_on(client::join::join_server(&url, token.trim(), &[peer.to_owned()]));
+        joined.map(|enlisted| enlisted.member).with_context(|| format!("join as {peer}"))
+    };
+    // nobody has these ports; nobody is to start there
+    let (first, again) = (ask("https://127.0.0.1:1")?, ask("https://127.0.0.1:1")?);
+    ensure!(first == again, "it was taken for two: {first} and {again}");
+    let other = ask("https://127.0.0.1:2")?;
+    ensure!(first != other, "two servers were taken for one: {other}");
+    Ok(())
+}
+
+#[test]
 fn a_nodes_token_does_not_make_a_server() -> Result<()> {
     let server = Server::start(&[])?;
     let token = server.shell("cat token").out;
