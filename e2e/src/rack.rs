@@ -107,12 +107,18 @@ impl Rack {
         Ok(at)
     }
 
+    /// Waits until a server serves. One that ends meanwhile is started again, as whoever watches over it would.
+    pub fn until_back(&mut self, at: usize) -> Result<()> {
+        self.until("the server is back", |rack| {
+            rack.machines[at].start_if_ended()?;
+            rack.serves(at)
+        })
+    }
+
     /// Waits until a server that joins has a vote. One that ends meanwhile, as it found no leader, is started again.
     pub fn until_joined(&mut self, at: usize) -> Result<()> {
         self.until("the server has joined", |rack| {
-            if rack.machines[at].has_ended()? {
-                rack.machines[at].start()?;
-            }
+            rack.machines[at].start_if_ended()?;
             let name = rack.machines[at].name();
             let running = rack.running();
             let told = running.iter().filter(|other| **other != at).find_map(|other| rack.members(*other).ok());
@@ -225,8 +231,12 @@ impl Rack {
     pub fn until_ready(&mut self, at: usize) -> Result<()> {
         self.until(&format!("server {} is ready", self.machines[at].name().to_owned()), |rack| {
             rack.machines[at].check_runs()?;
-            Ok(rack.machines[at].kubeconfig().exists() && rack.kubectl(at, &["get", "--raw", "/readyz"])?.ok)
+            rack.serves(at)
         })
+    }
+
+    fn serves(&self, at: usize) -> Result<bool> {
+        Ok(self.machines[at].kubeconfig().exists() && self.kubectl(at, &["get", "--raw", "/readyz"])?.ok)
     }
 
     fn until_voting(&mut self, at: usize) -> Result<()> {

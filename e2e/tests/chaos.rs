@@ -15,6 +15,8 @@ use anyhow::{Context, Result, anyhow};
 
 #[path = "chaos/agreement.rs"]
 mod agreement;
+#[path = "chaos/client.rs"]
+mod client;
 #[path = "chaos/clients.rs"]
 mod clients;
 #[path = "chaos/figures.rs"]

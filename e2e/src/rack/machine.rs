@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use cli::up::Host;
 use nix::{
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -110,6 +110,10 @@ impl Machine {
         Ok(ended)
     }
 
+    pub(super) fn start_if_ended(&mut self) -> Result<()> {
+        if self.has_ended()? { self.start() } else { Ok(()) }
+    }
+
     /// An error when its server has ended by itself.
     pub fn check_runs(&mut self) -> Result<()> {
         let Some(process) = &mut self.process else { bail!("server {} was not started", self.name) };
@@ -189,7 +193,8 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // a story that failed has said why
+        // a story that failed has said why; what stays mounted goes with the thread
         drop(self.kill());
+        umount2(&self.disk, MntFlags::MNT_DETACH).unwrap_or_default();
     }
 }

@@ -5,10 +5,18 @@ use std::time::Duration;
 use anyhow::Result;
 use e2e::rack::Way;
 
-use crate::war::War;
+use store::check::Nanos;
+
+use crate::{pouring::Pouring, war::War};
+
+/// What a server must say that cannot write for want of room.
+const FULL: &str = "No space left on device";
 
 /// Writes between two deeds.
 const QUIET: u64 = 60;
+
+/// How often what depends on the moment is done.
+const ROUNDS: usize = 3;
 
 /// How often a network that flaps is lost, and how long at most.
 const FLAPS: usize = 10;
@@ -18,9 +26,10 @@ const FLAP: Duration = Duration::from_millis(700);
 const DEEDS: usize = 6;
 const WHILE: Duration = Duration::from_secs(2);
 
-/// The one that leads is killed, and comes back; twice.
+/// The one that leads is killed, and comes back; while objects are created through the API servers, too.
 pub fn leaders_are_killed(war: &mut War) -> Result<()> {
-    for _ in 0..2 {
+    war.create_objects()?;
+    for _ in 0..ROUNDS {
         war.until_written(QUIET)?;
         let leader = war.leader()?;
         let struck = war.note("kill -9 of the leader", leader);
@@ -50,7 +59,7 @@ pub fn followers_are_killed(war: &mut War) -> Result<()> {
 
 /// The one that leads stands still until another leads, and goes on: it must not answer with what it held then.
 pub fn leaders_are_frozen(war: &mut War) -> Result<()> {
-    for _ in 0..2 {
+    for _ in 0..ROUNDS {
         war.until_written(QUIET)?;
         let leader = war.leader()?;
         let struck = war.note("SIGSTOP of the leader", leader);
@@ -123,27 +132,61 @@ pub fn the_network_flaps(war: &mut War) -> Result<()> {
     Ok(())
 }
 
-/// A follower's disk is full, then the leader's. Each says so, writes go on without it, and it comes back when there is room.
+/// A follower's disk is full, then the leader's, then two. Each says so, writes go on as long as a majority has room, and all
+/// come back when there is; also one that is killed while its disk is full.
 pub fn disks_are_full(war: &mut War) -> Result<()> {
     war.until_written(QUIET)?;
     let follower = war.followers()?[0];
-    fill(war, follower, "a follower's disk is full")?;
+    let struck = fill(war, &[follower], "a follower's disk is full")?;
+    war.until_written(QUIET)?;
+    war.measure("a follower's disk is full", struck);
+    war.note("kill -9, and restart", follower);
+    war.rack.machine(follower).kill()?;
+    war.rack.machine(follower).start()?;
+    war.until_written(QUIET)?;
+    make_room(war, &[follower])?;
+
     let leader = war.leader()?;
-    fill(war, leader, "the leader's disk is full")
+    let struck = fill(war, &[leader], "the leader's disk is full")?;
+    war.until_led_without(leader)?;
+    war.until_written(QUIET)?;
+    war.measure("the leader's disk is full", struck);
+    make_room(war, &[leader])?;
+
+    let both = [war.leader()?, war.followers()?[0]];
+    fill(war, &both, "two disks are full")?;
+    // Without a majority that can write nothing is acknowledged; the calls end, or are given up.
+    war.until_answered(QUIET, WHILE);
+    make_room(war, &both)
 }
 
-fn fill(war: &mut War, at: usize, what: &'static str) -> Result<()> {
-    let said = war.rack.machines()[at].log()?.len();
-    let struck = war.note(what, at);
-    war.rack.machine(at).fill()?;
+/// Fills disks, until the servers say so. The moment when it began.
+fn fill(war: &mut War, places: &[usize], what: &str) -> Result<Nanos> {
+    let mut struck = war.clients.now();
+    let mut said = Vec::new();
+    for at in places {
+        said.push(war.rack.machines()[*at].log()?.len());
+        struck = war.note(what, *at).min(struck);
+        war.rack.machine(*at).fill()?;
+    }
     // The log has zeros written ahead: there is room in it until they are used up.
-    let pouring = war.pour_until_full(at, said)?;
-    war.until_led_without(at)?;
-    war.until_written(QUIET)?;
-    war.measure(what, struck);
-    war.note("room is made", at);
-    war.rack.machine(at).make_room()?;
-    drop(pouring);
+    let _pouring = Pouring::begin(&war.clients);
+    for (at, said) in places.iter().zip(said) {
+        war.rack.until("the server says that its disk is full", |rack| {
+            Ok(rack.machines()[*at].log()?[said..].contains(FULL))
+        })?;
+    }
+    Ok(struck)
+}
+
+fn make_room(war: &mut War, places: &[usize]) -> Result<()> {
+    for at in places {
+        war.note("room is made", *at);
+        war.rack.machine(*at).make_room()?;
+    }
+    for at in places {
+        war.rack.until_back(*at)?;
+    }
     war.until_written(QUIET)
 }
 

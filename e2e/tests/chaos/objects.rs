@@ -45,7 +45,7 @@ type Acknowledged = Arc<Mutex<BTreeMap<String, Nanos>>>;
 impl Objects {
     /// Begins to create them, through each server.
     pub fn begin(rack: &Rack, clients: &Clients) -> Result<Self> {
-        client::config::install_crypto();
+        ::client::config::install_crypto();
         let kubeconfigs: Vec<_> = rack.machines().iter().map(e2e::rack::Machine::kubeconfig).collect();
         let (acknowledged, stop) = (Acknowledged::default(), CancellationToken::new());
         let mut tasks = Vec::new();
@@ -76,7 +76,7 @@ impl Objects {
 }
 
 async fn connect(kubeconfig: PathBuf) -> Result<Client> {
-    client::config::from_kubeconfig(&kubeconfig, None).await.context("use a kubeconfig")
+    ::client::config::from_kubeconfig(&kubeconfig, None).await.context("use a kubeconfig")
 }
 
 async fn create(client: Client, server: usize, acknowledged: Acknowledged, clock: store::check::Clock) {

@@ -12,7 +12,7 @@ use store::{
     sim::dice::Dice,
 };
 
-use crate::{agreement, clients::Clients, figures, objects::Objects, pouring::Pouring, strangers};
+use crate::{agreement, clients::Clients, figures, objects::Objects, strangers};
 
 /// Servers at the beginning.
 const SERVERS: usize = 3;
@@ -22,9 +22,6 @@ const EARLY: Duration = Duration::from_millis(500);
 
 /// How long so many writes may take that a story waits for.
 const WRITING: Duration = Duration::from_secs(30);
-
-/// What a server must say that cannot write for want of room.
-const FULL: &str = "No space left on device";
 
 /// Between two looks at how many there are.
 const LOOK: Duration = Duration::from_millis(5);
@@ -88,16 +85,6 @@ impl War {
     pub fn until_led_without(&mut self, at: usize) -> Result<()> {
         let others = self.others(at);
         self.rack.until_led(&others, |leader| leader != at).map(drop)
-    }
-
-    /// Has clients write much, which is no part of the history, until a server says that its disk is full: it must, in
-    /// what it says after the first `said` bytes.
-    pub fn pour_until_full(&mut self, at: usize, said: usize) -> Result<Pouring> {
-        let pouring = Pouring::begin(&self.clients);
-        self.rack.until("the server says that its disk is full", |rack| {
-            Ok(rack.machines()[at].log()?[said..].contains(FULL))
-        })?;
-        Ok(pouring)
     }
 
     /// From now on objects are created through all API servers, too.
