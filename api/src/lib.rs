@@ -16,6 +16,7 @@ pub mod field;
 pub mod int_or_string;
 pub mod kinds;
 pub mod managed;
+pub mod members;
 pub mod moment;
 pub mod names;
 pub mod openapi;

@@ -124,12 +124,7 @@ impl Pki {
             write(&dir.join(format!("{name}.key")), &pair.key)?;
         }
         write(&dir.join("sa.pub"), &token_key.public_key_pem())?;
-        let read = |name: &str| {
-            let path = dir.join(name);
-            let text = fs::read_to_string(&path).map_err(|source| Error::File { operation: "read", path, source })?;
-            Ok((name.to_owned(), text))
-        };
-        let kept = KEPT.into_iter().map(read).collect::<Result<_, Error>>()?;
+        let kept = KEPT.into_iter().map(|name| read_named(dir, name)).collect::<Result<_, Error>>()?;
         Ok(Self {
             ca,
             serving,
@@ -204,6 +199,13 @@ pub fn write(path: &Path, text: &str) -> Result<(), Error> {
     fs::rename(&partial, path).map_err(|e| tried("rename", e))?;
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| tried("sync the folder of", e))
+}
+
+/// The file's name, and what it holds.
+fn read_named(dir: &Path, name: &str) -> Result<(String, String), Error> {
+    let path = dir.join(name);
+    let text = fs::read_to_string(&path).map_err(|source| Error::File { operation: "read", path, source })?;
+    Ok((name.to_owned(), text))
 }
 
 /// What the file holds, or what `make` gives, which is then kept there.

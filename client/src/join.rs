@@ -15,6 +15,7 @@ use std::{
     sync::Arc,
 };
 
+use api::members::{JOIN, Welcome, Wish};
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -28,7 +29,10 @@ use rustls::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::config::{self, Credentials, dial, install_crypto};
+use crate::{
+    config::{self, Credentials, install_crypto},
+    connector::dial,
+};
 
 /// The version that a token starts with.
 pub const TOKEN_VERSION: &str = "orlop1";
@@ -166,46 +170,16 @@ struct Ask<'a> {
     addresses: &'a [IpAddr],
 }
 
-/// A member of the control plane, as a server that joins is told of it.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Peer {
-    /// Hexadecimal.
-    pub id: String,
-    /// What its operator calls it.
-    pub name: String,
-    /// Where the store's other members reach it.
-    pub peer_urls: Vec<String>,
-    /// Where etcd's clients reach it.
-    pub client_urls: Vec<String>,
-    /// It has no vote yet.
-    #[serde(default)]
-    pub learner: bool,
-}
-
-/// What a server is given that joins. There is no secret of the cluster that is not in here.
-#[derive(Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Enlisted {
-    /// Files below `pki/`, by name.
-    pub keys: std::collections::BTreeMap<String, String>,
-    /// The store's cluster, hexadecimal.
-    pub cluster: String,
-    /// The store's new member, hexadecimal.
-    pub member: String,
-    /// All members, the new one among them.
-    pub members: Vec<Peer>,
-}
-
 /// Joins the control plane behind `server` as a server whose store is reached at `peer_urls`, with a server's token.
 ///
 /// # Errors
 /// As [`join`].
-pub async fn join_server(server: &str, token: &str, peer_urls: &[String]) -> Result<Enlisted, Error> {
+pub async fn join_server(server: &str, token: &str, peer_urls: &[String]) -> Result<Welcome, Error> {
     let token: Token = token.parse()?;
     let url = https(server)?;
-    let ask = serde_json::json!({"peerUrls": peer_urls}).to_string().into_bytes();
-    let body = post(server, &url, &token, "/join/server", peer_urls.first().map_or("", String::as_str), ask).await?;
+    let wish = Wish { peer_urls: peer_urls.to_vec() };
+    let ask = serde_json::to_vec(&wish).map_err(|source| Error::Json { what: "the request".into(), source })?;
+    let body = post(server, &url, &token, JOIN, peer_urls.first().map_or("", String::as_str), ask).await?;
     serde_json::from_slice(&body).map_err(|source| Error::Json { what: format!("the answer of {server}"), source })
 }
 
@@ -279,7 +253,7 @@ async fn post(
 ) -> Result<bytes::Bytes, Error> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Request { server: server.into(), source };
     let tls = Arc::new(pinned(token.ca_hash)?);
-    let stream = dial(tls, url).await.map_err(|source| Error::Connect { server: server.to_owned(), source })?;
+    let stream = dial(tls, url, None).await.map_err(|source| Error::Connect { server: server.to_owned(), source })?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(e.into()))?;
     let connection = tokio::spawn(connection);

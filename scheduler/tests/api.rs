@@ -30,7 +30,6 @@ impl World {
             data_dir: data.path().to_owned(),
             store: Arc::new(store::memory::Memory::new()),
             members: None,
-            exclusive: true,
             history: None,
             advertise: Vec::new(),
             names: Vec::new(),

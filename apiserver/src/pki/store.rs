@@ -16,7 +16,7 @@ use rustls::{
 use store::embedded::cluster::{MEMBER_NAME, PeerTls};
 use tokio::time::Instant;
 
-use super::{Error, Pair, authority, certificate, kept, key, lasting, leaf, write};
+use super::{Error, Pair, authority, certificate, kept, key, lasting, leaf, read_named, write};
 
 /// The authority's files.
 pub const KEPT: [&str; 2] = ["store-ca.crt", "store-ca.key"];
@@ -26,6 +26,11 @@ const DAYS: i64 = 7;
 
 /// How old the certificate of etcd's API becomes before it is made anew.
 const RENEW_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What the authority's files in `dir` hold, by name.
+pub fn read(dir: &Path) -> Result<Vec<(String, String)>, Error> {
+    KEPT.into_iter().map(|name| read_named(dir, name)).collect()
+}
 
 /// The authority of the store.
 pub struct StorePki {

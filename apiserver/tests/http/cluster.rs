@@ -48,7 +48,6 @@ impl Cluster {
             data_dir: dir.path().into(),
             store,
             members: None,
-            exclusive: true,
             history: None,
             advertise: vec![address],
             names: Vec::new(),

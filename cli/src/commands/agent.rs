@@ -11,8 +11,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use client::{
-    Caches,
+    Caches, Credentials,
+    config::Link,
     join::{self, Identity},
+    servers::Servers,
 };
 use netd::Netd;
 use nodeagent::{
@@ -32,6 +34,8 @@ use crate::{
 
 /// Where this host says who resolves names for it.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Where the node's credentials are, below its folder.
+const PKI: &str = "pki";
 /// How long until a network that did not start is tried again.
 const NETWORK_RETRY: Duration = Duration::from_secs(1);
 
@@ -40,8 +44,9 @@ pub async fn run(args: Agent) -> Result<()> {
     let node = node_name(&args)?;
     let address = node_address(&args)?;
     let identity = identity(&args, &node, address).await?;
-    let api = client::config::connect(&identity.credentials).context("connect to the API server")?;
-    let caches = Caches::new(api);
+    let link = connect(&args, &identity)?;
+    let caches = Caches::new(link.client);
+    tokio::spawn(follow_servers(caches.clone(), link.servers, identity.clone(), args.data_dir.join(PKI)));
     let shutdown = super::server::until_terminated()?;
     let images = image::Store::open(image_dir(&args)).context("open the image store")?;
     let runtime = builtin::Config::new(args.data_dir.join("runtime"), format!("/{}", args.cgroup_root));
@@ -134,9 +139,8 @@ fn node_address(args: &Agent) -> Result<Ipv4Addr> {
 
 /// What the node holds from an earlier join, or joins now.
 async fn identity(args: &Agent, node: &str, address: Ipv4Addr) -> Result<Identity> {
-    let folder = args.data_dir.join("pki");
-    if let Some(mut identity) = join::load(&folder).context("read the node's credentials")? {
-        identity.credentials.servers.clone_from(&args.server);
+    let folder = args.data_dir.join(PKI);
+    if let Some(identity) = join::load(&folder).context("read the node's credentials")? {
         return Ok(identity);
     }
     let Some(token) = &args.token else {
@@ -147,6 +151,26 @@ async fn identity(args: &Agent, node: &str, address: Ipv4Addr) -> Result<Identit
         .with_context(|| format!("join the cluster at {}", args.server.join(", ")))?;
     join::store(&folder, &identity).context("keep the node's credentials")?;
     Ok(identity)
+}
+
+/// Connects to the servers that the command line names; behind them are those that the cluster told of before.
+fn connect(args: &Agent, identity: &Identity) -> Result<Link> {
+    let credentials = Credentials { servers: args.server.clone(), ..identity.credentials.clone() };
+    let link = client::config::connect(&credentials).context("connect to the API server")?;
+    link.servers.tell(&identity.credentials.servers);
+    Ok(link)
+}
+
+/// Keeps what the cluster tells of its servers, so that the node finds them also when all that it was started with are gone.
+async fn follow_servers(caches: Caches, servers: Servers, mut identity: Identity, folder: PathBuf) {
+    let keep = |servers: &Servers| {
+        identity.credentials.servers = servers.told();
+        tracing::info!(servers = identity.credentials.servers.join(","), "the cluster's servers");
+        if let Err(error) = join::store(&folder, &identity) {
+            tracing::error!("the cluster's servers are not remembered: {:#}", anyhow::Error::from(error));
+        }
+    };
+    client::servers::follow(&caches, &servers, keep).await;
 }
 
 fn image_dir(args: &Agent) -> PathBuf {

@@ -45,8 +45,6 @@ pub async fn run(args: Server) -> Result<()> {
         data_dir: args.data_dir.clone(),
         store,
         members: embedded.clone().map(|store| store as Arc<dyn Membership>),
-        // other servers write, too; asking a store that is alone how far it is costs next to nothing
-        exclusive: false,
         history: embedded.is_none().then(|| args.history.unwrap_or(ETCD_HISTORY)),
         advertise: vec![advertise],
         names: args.tls_sans.clone(),

@@ -29,7 +29,6 @@ impl World {
             data_dir: data.path().to_owned(),
             store: Arc::new(store::Memory::new()),
             members: None,
-            exclusive: true,
             history: None,
             advertise: vec!["127.0.0.1:6443".parse().unwrap()],
             names: Vec::new(),
