@@ -5,7 +5,12 @@
 //! judge who is dead, it works on every backend, and nothing expires while there is no majority: whoever knows the servers
 //! that were there last knows one of any majority that comes back.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
@@ -120,6 +125,7 @@ pub async fn run(
                 RETRY
             }
         };
+        sweep(&parts).await;
         if let Err(error) = kubeconfig.keep(&parts.pki, &servers(&parts)) {
             tracing::warn!(%error, "the administrator's kubeconfig does not name the servers that there are now");
         }
@@ -162,13 +168,25 @@ pub fn members(parts: &Parts) -> BTreeSet<String> {
 
 /// A member was removed: its server is no endpoint any more. What fails here the lease does a little later.
 pub async fn end(parts: &Parts, member: &str) {
+    remove(parts, |item, labels| item.lease != 0 && labels.get(api::members::LABEL).is_some_and(|id| id == member))
+        .await;
+}
+
+/// What tells of a server and hangs on no lease would stay for ever: somebody has put back what was of the past.
+async fn sweep(parts: &Parts) {
+    remove(parts, |item, labels| {
+        item.lease == 0 && labels.get("kubernetes.io/service-name").is_some_and(|name| name == "kubernetes")
+    })
+    .await;
+}
+
+async fn remove(parts: &Parts, is_meant: impl Fn(&Item, &BTreeMap<String, String>) -> bool) {
     let entry = api::Kind::of::<EndpointSlice>().and_then(|kind| parts.registry.of(kind));
     let Some(entry) = entry else { return };
-    let is_its = |item: &Arc<Item>| item.facts(&**entry).labels.get(api::members::LABEL).is_some_and(|id| id == member);
-    for item in own(parts).into_iter().filter(is_its) {
+    for item in own(parts).into_iter().filter(|item| is_meant(item, &item.facts(&**entry).labels)) {
         let key = storage::key(entry.kind(), &item.id);
         if let Err(error) = storage::delete(&*parts.backend, key, item.revision).await {
-            tracing::debug!(%error, "the endpoint of a server that was removed stays until its lease ends");
+            tracing::debug!(%error, slice = item.name(), "an endpoint that is none any more stays a little longer");
         }
     }
 }
