@@ -28,5 +28,6 @@ pub mod selector;
 pub mod status;
 pub mod strict;
 pub mod transaction;
+pub mod validity;
 
 pub use kinds::{Kind, Scope, Subresource};

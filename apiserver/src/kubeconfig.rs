@@ -3,38 +3,48 @@
 //! A kubeconfig names one server. The others are in an extension, which kubectl keeps and does not look at; our own clients
 //! go on with those when the one that is named is gone.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use crate::pki::{self, Pki};
+use crate::pki::{self, Pair, Pki};
 
 /// The file, and what is in it.
 pub struct File {
     path: PathBuf,
     url: String,
-    servers: Mutex<Vec<String>>,
+    told: Mutex<Told>,
+}
+
+/// What the file says that may change.
+struct Told {
+    servers: Vec<String>,
+    admin: Arc<Pair>,
 }
 
 impl File {
     /// Writes the file, with the other servers that it told of before. `url` is the server that it names.
     pub fn create(path: PathBuf, pki: &Pki, url: String) -> Result<Self, pki::Error> {
         let servers = told(&std::fs::read_to_string(&path).unwrap_or_default());
-        pki::write(&path, &render(pki, &url, &servers))?;
-        Ok(Self { path, url, servers: Mutex::new(servers) })
+        let admin = pki.admin.pair();
+        pki::write(&path, &render(&pki.ca, &admin, &url, &servers))?;
+        Ok(Self { path, url, told: Mutex::new(Told { servers, admin }) })
     }
 
-    /// Writes it again when these are not the servers that it tells of. None being there says nothing.
+    /// Writes it again when these are not the servers that it tells of (none being there says nothing), or when its
+    /// certificate is renewed.
     pub fn keep(&self, pki: &Pki, servers: &[String]) -> Result<(), pki::Error> {
-        let mut told = self.servers.lock();
+        let (mut told, admin) = (self.told.lock(), pki.admin.pair());
         // one alone has nobody to fail over to
-        if servers == *told || servers.is_empty() || (servers.len() < 2 && told.is_empty()) {
+        let says_nothing = servers.is_empty() || (servers.len() < 2 && told.servers.is_empty());
+        let servers = if says_nothing { told.servers.clone() } else { servers.to_vec() };
+        if servers == told.servers && Arc::ptr_eq(&admin, &told.admin) {
             return Ok(());
         }
-        pki::write(&self.path, &render(pki, &self.url, servers))?;
-        servers.clone_into(&mut told);
+        pki::write(&self.path, &render(&pki.ca, &admin, &self.url, &servers))?;
+        *told = Told { servers, admin };
         Ok(())
     }
 }
@@ -47,9 +57,8 @@ fn told(text: &str) -> Vec<String> {
 }
 
 /// A kubeconfig with everything inside it.
-fn render(pki: &Pki, url: &str, servers: &[String]) -> String {
-    let (ca, certificate, key) =
-        (STANDARD.encode(&pki.ca), STANDARD.encode(&pki.admin.certificate), STANDARD.encode(&pki.admin.key));
+fn render(ca: &str, admin: &Pair, url: &str, servers: &[String]) -> String {
+    let [ca, certificate, key] = [ca, &admin.certificate, &admin.key].map(|pem| STANDARD.encode(pem));
     let others = extension(servers);
     format!(
         "apiVersion: v1
@@ -98,7 +107,7 @@ mod tests {
     #[test]
     fn the_file_tells_of_the_others_once_there_are_any_and_keeps_what_it_knew_last() {
         let dir = tempfile::tempdir().unwrap();
-        let pki = Pki::open(&dir.path().join("pki"), &[]).unwrap();
+        let pki = Pki::open(&dir.path().join("pki"), &[], pki::NODE_LIFE).unwrap();
         let path = dir.path().join("kubeconfig");
         let file = File::create(path.clone(), &pki, "https://a:6443".into()).unwrap();
         let read = || std::fs::read_to_string(&path).unwrap();

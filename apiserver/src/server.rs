@@ -56,6 +56,8 @@ pub struct Config {
     pub advertise: Vec<SocketAddr>,
     /// Further names and addresses for the serving certificate.
     pub names: Vec<String>,
+    /// How long nodes' certificates hold; nodes renew them by themselves.
+    pub signing_duration: Duration,
     /// The server's address in the kubeconfig, `https://127.0.0.1:6443`.
     pub url: String,
 }
@@ -99,7 +101,7 @@ impl Server {
         names.extend(config.names);
         names.sort();
         names.dedup();
-        let pki = Pki::open(&config.data_dir.join("pki"), &names)?;
+        let pki = Pki::open(&config.data_dir.join("pki"), &names, config.signing_duration)?;
         let kubeconfig = kubeconfig::File::create(config.data_dir.join("kubeconfig"), &pki, config.url)?;
         let mut registry = Registry::default();
         strategies::register(&mut registry);

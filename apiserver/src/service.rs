@@ -70,7 +70,7 @@ impl tower::Service<Request<Body>> for Local {
 
 async fn answer(parts: Arc<Parts>, connection: Option<Arc<User>>, request: Request<Body>) -> Answer<Response> {
     if request.uri().path() == "/join" {
-        return join::join(&parts, request).await;
+        return join::join(&parts, connection.as_deref(), request).await;
     }
     if request.uri().path() == api::members::JOIN {
         return members::join(&parts, request).await;

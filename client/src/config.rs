@@ -17,13 +17,14 @@ use kube::{
     Client,
     client::{Body, ConfigExt},
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
 use tower::Layer;
 
 use crate::{
     connector::{Connector, Noting},
     servers::Servers,
+    shown::Shown,
 };
 
 /// How long a connection may take to be made, TLS included.
@@ -117,13 +118,16 @@ pub struct Link {
     pub servers: Servers,
 }
 
-/// A client for a component. No connection is made before the first request.
+/// A client for a component, whose certificate can be [exchanged](Shown::exchange). No connection is made before the first
+/// request.
 ///
 /// # Errors
 /// When the credentials cannot be read.
-pub fn connect(credentials: &Credentials) -> Result<Link, Error> {
+pub fn connect(credentials: &Credentials) -> Result<(Link, Shown), Error> {
     let servers = Servers::new(&credentials.servers)?;
-    let connector = Connector { tls: Arc::new(tls(credentials)?), servers: servers.clone(), name: None };
+    install_crypto();
+    let shown = Shown::new(&credentials.certificate, &credentials.key)?;
+    let connector = Connector { tls: Arc::new(tls(credentials, &shown)?), servers: servers.clone(), name: None };
     let http = HttpClient::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .timer(TokioTimer::new())
@@ -135,26 +139,21 @@ pub fn connect(credentials: &Credentials) -> Result<Link, Error> {
         .build::<_, Body>(connector);
     let base = kube::Config::new(servers.first()).base_uri_layer();
     let service = base.layer(Noting { inner: http, servers: servers.clone() });
-    Ok(Link { client: Client::new(service, "default"), servers })
+    Ok((Link { client: Client::new(service, "default"), servers }, shown))
 }
 
 pub(crate) fn is_https(url: &Uri) -> bool {
     url.scheme_str() == Some("https") && url.host().is_some()
 }
 
-fn tls(credentials: &Credentials) -> Result<rustls::ClientConfig, Error> {
-    install_crypto();
+fn tls(credentials: &Credentials, shown: &Shown) -> Result<rustls::ClientConfig, Error> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in certificates(&credentials.ca, "the authority's certificate")? {
         roots.add(certificate).map_err(|source| Error::Tls { what: "the authority's certificate", source })?;
     }
-    let chain = certificates(&credentials.certificate, "the client certificate")?;
-    let key = PrivateKeyDer::from_pem_slice(credentials.key.as_bytes())
-        .map_err(|source| Error::Pem { what: "the client key", source })?;
     let mut config = rustls::ClientConfig::builder()
         .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)
-        .map_err(|source| Error::Tls { what: "the client certificate and key", source })?;
+        .with_client_cert_resolver(Arc::new(shown.clone()));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

@@ -21,6 +21,7 @@ pub mod local;
 pub mod owner;
 pub mod queue;
 pub mod servers;
+pub mod shown;
 
 pub use cache::{Caches, Change, Key, Object, Reader};
 pub use config::Credentials;

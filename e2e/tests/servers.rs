@@ -3,16 +3,17 @@
 
 use std::{
     path::Path,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use client::join::join_server;
+use api::validity::Validity;
+use client::join::{Identity, join_server, validity};
 use e2e::{
     Server, Stage,
     joined::Joined,
     manifest,
-    stage::{PATIENCE, run},
+    stage::{Following, PATIENCE, newest_kubectl, run},
 };
 
 /// How long writes may fail when the server that leads is killed.
@@ -28,6 +29,16 @@ spec:
   template:
     metadata: {labels: {app: web}}
     spec: {containers: [{name: web, image: example.invalid/web}]}
+";
+
+/// A server that is no more, as `orlop undo` or a user may put it back.
+const PAST: &str = r"
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: kubernetes-10-0-0-1-6443, labels: {kubernetes.io/service-name: kubernetes}}
+addressType: IPv4
+endpoints: [{addresses: [10.0.0.1]}]
+ports: [{name: https, port: 6443}]
 ";
 
 /// Three servers, each with its own name, that have a vote each.
@@ -98,6 +109,9 @@ fn a_cluster_of_three_outlives_the_one_that_leads() -> Result<()> {
     })?;
     have_votes(&mut servers[0], 3)?;
     ensure!(endpoints(&servers[0])? == 3, "a server that is back is no endpoint");
+    // what of the past is put back does not lead anywhere for long
+    servers[0].kubectl_with_input(&["apply", "-f", "-"], PAST)?;
+    servers[0].until("nobody is sent to a server of the past", |server| Ok(endpoints(server)? == 3))?;
     // and is removed for good
     let id = line(&servers[0].ask(&["server", "members"])?, leader)?[0].clone();
     let left = servers[0].ask(&["server", "remove", &id])?;
@@ -190,6 +204,42 @@ fn a_node_goes_on_when_all_servers_that_it_was_started_with_are_gone_for_good() 
 }
 
 #[test]
+fn a_node_renews_its_certificates_while_its_connections_go_on() -> Result<()> {
+    let mut stage = Stage::raise(1, &["--cluster-signing-duration", "40s"])?;
+    let path = stage.folder().join("data/node-1/pki/credentials.json");
+    let held = || -> Result<Validity> {
+        let text = std::fs::read(&path).context("read the node's credentials")?;
+        let identity: Identity = serde_json::from_slice(&text).context("understand the node's credentials")?;
+        validity(&identity.credentials.certificate).context("the node holds no certificate")
+    };
+    let first = held()?;
+    // prints without end
+    stage.apply(&manifest::pod("counter", &["print", "100000", "100"], ""))?;
+    stage.until("it prints", PATIENCE, |s| Ok(!s.try_kubectl(&["logs", "counter", "--tail=1"]).out.is_empty()))?;
+    let log = Following::start(stage.command(&newest_kubectl()?).args(["logs", "-f", "counter", "--tail=1"]))?;
+    stage.until("the node's first certificate has run out, and it has another", PATIENCE, |_| {
+        Ok(first.has_ended(now()?) && held()?.from > first.from)
+    })?;
+    // the old connection goes on, and new ones are trusted: to the API by what the agent does, and to the node by exec
+    drop(log.lines());
+    log.line_with("", PATIENCE)?;
+    ensure!(stage.kubectl(&["get", "nodes"])?.contains(" Ready "), "the node is lost");
+    stage.kubectl(&["exec", "counter", "--", "/testapp", "resolve", "kubernetes.default.svc.cluster.local"])?;
+    // an agent that starts again asks with what it was given last
+    stage.cluster.power_off(0)?;
+    stage.cluster.power_on(0)?;
+    stage.apply(&manifest::pod("after", &["sleep", "3600"], ""))?;
+    stage.until("a pod runs", PATIENCE, |s| Ok(s.field("pod/after", "{.status.phase}")? == "Running"))?;
+    stage.strike()
+}
+
+/// Seconds since 1970.
+fn now() -> Result<i64> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("read the clock")?;
+    i64::try_from(since.as_secs()).context("read the clock")
+}
+
+#[test]
 fn a_join_that_never_starts_is_the_same_member_when_it_is_tried_again() -> Result<()> {
     let mut server = Server::start(&["--server-name", "a"])?;
     let (url, token, own) = (server.url(), server.server_token()?, server.peer_url());
@@ -248,8 +298,7 @@ fn a_leader_is_removed_after_it_has_handed_over_and_the_last_server_is_not() -> 
     let leader = line(&members, "leader")?;
     let place = if leader[1] == "a" { 0 } else { 1 };
     let mut leading = servers.remove(place);
-    // asked through itself
-    leading.ask(&["server", "remove", &leader[0]])?;
+    servers[0].ask(&["server", "remove", &leader[0]])?;
     leading.until("it ends", Server::has_ended)?;
     let last = line(&servers[0].ask(&["server", "members"])?, "leader")?;
     ensure!(last[0] != leader[0], "the lead was not handed over");

@@ -33,6 +33,7 @@ impl World {
             history: None,
             advertise: Vec::new(),
             names: Vec::new(),
+            signing_duration: apiserver::pki::NODE_LIFE,
             url: "https://127.0.0.1:6443".into(),
         })
         .unwrap();

@@ -51,6 +51,7 @@ impl Cluster {
             history: None,
             advertise: vec![address],
             names: Vec::new(),
+            signing_duration: apiserver::pki::NODE_LIFE,
             url: format!("https://{address}"),
         };
         let server = Arc::new(Server::open(config).unwrap());

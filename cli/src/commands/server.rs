@@ -48,6 +48,7 @@ pub async fn run(args: Server) -> Result<()> {
         history: embedded.is_none().then(|| args.history.unwrap_or(ETCD_HISTORY)),
         advertise: vec![advertise],
         names: args.tls_sans.clone(),
+        signing_duration: args.cluster_signing_duration,
         url: format!("https://{external}"),
     })
     .context("open the API server")?;

@@ -32,6 +32,7 @@ impl World {
             history: None,
             advertise: vec!["127.0.0.1:6443".parse().unwrap()],
             names: Vec::new(),
+            signing_duration: apiserver::pki::NODE_LIFE,
             url: "https://127.0.0.1:6443".into(),
         });
         let server = Arc::new(server.unwrap());

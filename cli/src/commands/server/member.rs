@@ -133,7 +133,10 @@ impl Opened {
     /// removed, or its disk failed) begins the shutdown itself, by `fatal`.
     pub fn start(self, data_dir: &Path, fatal: &Fatal, shutdown: &CancellationToken) -> Result<Vec<JoinHandle<()>>> {
         self.pki.write_client(data_dir, &self.etcd_url).context("write etcd.env")?;
-        let tls = grpc::Tls { certificate: self.pki.serving(self.names), clients: Arc::new(self.pki.clients()) };
+        let tls = grpc::Tls {
+            certificate: self.pki.serving(self.names).context("make the certificate of etcd's API")?,
+            clients: Arc::new(self.pki.clients()),
+        };
         let api = grpc::Server::new(Arc::clone(&self.store) as _, Arc::clone(&self.store) as _);
         let (etcd, stop) = (self.etcd, shutdown.clone());
         let serving = tokio::spawn(async move {
