@@ -16,6 +16,7 @@ pub mod field;
 pub mod int_or_string;
 pub mod kinds;
 pub mod managed;
+pub mod members;
 pub mod moment;
 pub mod names;
 pub mod openapi;
@@ -27,5 +28,6 @@ pub mod selector;
 pub mod status;
 pub mod strict;
 pub mod transaction;
+pub mod validity;
 
 pub use kinds::{Kind, Scope, Subresource};

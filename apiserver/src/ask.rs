@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api::Kind;
 use http::{HeaderMap, header};
-use store::{Range, Revision};
+use store::{LeaseId, Range, Revision};
 
 use crate::{
     cache::KindCache,
@@ -38,6 +38,8 @@ pub struct Ask {
     pub headers: HeaderMap,
     /// The revision to read at; none for now.
     pub at: Option<Revision>,
+    /// The lease of the store that what is written hangs on; none leaves it on the one that it is on.
+    pub lease: Option<LeaseId>,
 }
 
 impl Ask {

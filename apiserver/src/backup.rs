@@ -55,7 +55,7 @@ impl Record {
 /// A backup as of now, made as it is taken.
 pub fn stream(parts: &Parts) -> impl Stream<Item = Result<Bytes, store::Error>> + Send + use<> {
     // the embedded store is all the API's; an etcd cluster may hold the keys of others
-    let ours = parts.members.is_some() || parts.cache.exclusive();
+    let ours = parts.members.is_some();
     let (start, end) = match ours {
         true => (EVERYTHING, EVERYTHING),
         false => (storage::ROOT.into(), store::kv::prefix_end(storage::ROOT.as_bytes())),

@@ -1,4 +1,4 @@
-//! The bootstrap: what is there from the first start. Namespaces, the Service that leads to this server, and the policy.
+//! The bootstrap: what is there from the first start. Namespaces, the Service that leads to the servers, and the policy.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -16,6 +16,7 @@ use crate::{
     reply::{self, Response},
     service::Local,
     user::{MASTERS, User},
+    write::OnLease,
 };
 
 /// Namespaces that always exist.
@@ -28,17 +29,20 @@ const RETRY: Duration = Duration::from_millis(200);
 const MANAGER: &str = "orlop-apiserver";
 
 /// An object, and the path of its collection.
-struct Wanted {
-    collection: String,
-    name: String,
-    object: Value,
+pub struct Wanted {
+    /// The path of its collection.
+    pub collection: String,
+    /// Its name.
+    pub name: String,
+    /// As it is to be.
+    pub object: Value,
     /// What to do when it exists.
-    upkeep: Upkeep,
+    pub upkeep: Upkeep,
 }
 
 /// What becomes of an object that exists.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Upkeep {
+pub enum Upkeep {
     /// It is the user's now.
     Leave,
     /// Rules and subjects that are missing are put back, unless an annotation says not to.
@@ -47,14 +51,19 @@ enum Upkeep {
     Replace,
 }
 
+/// The API as this server itself uses it.
+pub fn own(parts: Arc<Parts>) -> Local {
+    Local::new(parts, Some(Arc::new(User::new("system:apiserver", &[MASTERS]))))
+}
+
 /// Stores what is missing, until everything is stored.
 pub async fn run(parts: Arc<Parts>, advertise: Vec<SocketAddr>, shutdown: CancellationToken) {
-    let service = Local::new(parts, Some(Arc::new(User::new("system:apiserver", &[MASTERS]))));
+    let service = own(parts);
     let mut missing = wanted(&advertise);
     while !missing.is_empty() {
         let mut left = Vec::new();
         for want in missing {
-            if let Err(why) = ensure(&service, &want).await {
+            if let Err(why) = ensure(&service, &want, None).await {
                 tracing::debug!(name = %want.name, %why, "not stored yet");
                 left.push(want);
             }
@@ -76,7 +85,7 @@ fn wanted(advertise: &[SocketAddr]) -> Vec<Wanted> {
     let bindings = policy::cluster_role_bindings().into_iter().map(document);
     let bindings = bindings.chain(policy::role_bindings().into_iter().map(document));
     all.extend(roles.chain(bindings).flatten().filter_map(|object| grant(&object)));
-    all.extend(kubernetes(advertise));
+    all.push(kubernetes(advertise));
     all
 }
 
@@ -96,10 +105,10 @@ fn grant(object: &Value) -> Option<Wanted> {
     })
 }
 
-/// Service `default/kubernetes` and where it leads.
-fn kubernetes(advertise: &[SocketAddr]) -> Vec<Wanted> {
+/// Service `default/kubernetes`. Where it leads is each server's own to say ([`crate::presence`]).
+fn kubernetes(advertise: &[SocketAddr]) -> Wanted {
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
-    let service = json!({
+    let object = json!({
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
@@ -108,33 +117,13 @@ fn kubernetes(advertise: &[SocketAddr]) -> Vec<Wanted> {
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": advertise.first().map_or(6443, SocketAddr::port)}],
         },
     });
-    let addresses: Vec<_> = advertise.iter().map(|a| a.ip().to_string()).collect();
-    // each server tells of itself alone: none undoes what another has told
-    let name = advertise.first().map(|first| format!("kubernetes-{first}").replace(['.', ':', '[', ']'], "-"));
-    let slice = json!({
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {"name": name, "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": addresses, "conditions": {"ready": true}}],
-        "ports": [{"name": "https", "port": advertise.first().map_or(6443, SocketAddr::port), "protocol": "TCP"}],
-    });
-    let want = |collection: &str, name: String, object: Value, upkeep| Wanted {
-        collection: collection.into(),
-        name,
-        object,
-        upkeep,
-    };
-    let mut all = vec![want("/api/v1/namespaces/default/services", "kubernetes".into(), service, Upkeep::Leave)];
-    if let Some(name) = name {
-        all.push(want("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", name, slice, Upkeep::Replace));
-    }
-    all
+    let collection = "/api/v1/namespaces/default/services".into();
+    Wanted { collection, name: "kubernetes".into(), object, upkeep: Upkeep::Leave }
 }
 
-/// Creates it, or keeps it up when it exists.
-async fn ensure(service: &Local, want: &Wanted) -> Result<(), String> {
-    match send(service, "POST", &want.collection, &want.object).await? {
+/// Creates it, or keeps it up when it exists; on a lease, if one is given.
+pub async fn ensure(service: &Local, want: &Wanted, lease: Option<OnLease>) -> Result<(), String> {
+    match send(service, "POST", &want.collection, &want.object, lease).await? {
         (StatusCode::CREATED, _) => return Ok(()),
         (StatusCode::CONFLICT, _) => {}
         (code, text) => return Err(format!("{code}: {text}")),
@@ -144,13 +133,13 @@ async fn ensure(service: &Local, want: &Wanted) -> Result<(), String> {
         Upkeep::Leave => None,
         Upkeep::Replace => Some(want.object.clone()),
         Upkeep::Complete => {
-            let (_, text) = send(service, "GET", &path, &Value::Null).await?;
+            let (_, text) = send(service, "GET", &path, &Value::Null, None).await?;
             let is: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
             completed(is, &want.object)
         }
     };
     let Some(better) = better else { return Ok(()) };
-    match send(service, "PUT", &path, &better).await? {
+    match send(service, "PUT", &path, &better, lease).await? {
         (StatusCode::OK, _) => Ok(()),
         (code, text) => Err(format!("{code}: {text}")),
     }
@@ -177,14 +166,23 @@ fn completed(mut is: Value, wanted: &Value) -> Option<Value> {
     changed.then_some(is)
 }
 
-async fn send(service: &Local, method: &str, path: &str, object: &Value) -> Result<(StatusCode, String), String> {
-    let request = Request::builder()
+async fn send(
+    service: &Local,
+    method: &str,
+    path: &str,
+    object: &Value,
+    lease: Option<OnLease>,
+) -> Result<(StatusCode, String), String> {
+    let mut request = Request::builder()
         .method(method)
         .uri(path)
         .header(header::CONTENT_TYPE, reply::JSON)
         .header(header::USER_AGENT, MANAGER)
         .body(Body::from(object.to_string()))
         .map_err(|error| error.to_string())?;
+    if let Some(lease) = lease {
+        request.extensions_mut().insert(lease);
+    }
     let response = service.clone().oneshot(request).await.map_err(|never| never.to_string())?;
     let code = response.status();
     let bytes = response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();

@@ -65,8 +65,8 @@ type Objects = OrdMap<Arc<str>, Arc<Item>>;
 /// The caches of all kinds.
 pub struct Cache {
     backend: Arc<dyn Backend>,
-    /// Nobody else writes to the store: what this server wrote is the newest there is.
-    exclusive: bool,
+    /// Nothing follows the store: what it was told is the newest there is.
+    forked: bool,
     kinds: Vec<Arc<KindCache>>,
     by_prefix: AHashMap<String, Arc<KindCache>>,
     applied: watch::Sender<Revision>,
@@ -75,10 +75,11 @@ pub struct Cache {
 
 impl Cache {
     /// Caches that [`Cache::run`] fills.
-    pub fn new(registry: &Registry, backend: Arc<dyn Backend>, exclusive: bool) -> Self {
+    pub fn new(registry: &Registry, backend: Arc<dyn Backend>) -> Self {
         let kinds: Vec<_> = registry.entries().iter().map(|e| Arc::new(KindCache::new(Arc::clone(e)))).collect();
         let by_prefix = kinds.iter().map(|k| (storage::prefix(k.entry.kind()), Arc::clone(k))).collect();
-        Self { backend, exclusive, kinds, by_prefix, applied: watch::Sender::new(0), written: AtomicU64::new(0) }
+        let (applied, written) = (watch::Sender::new(0), AtomicU64::new(0));
+        Self { backend, forked: false, kinds, by_prefix, applied, written }
     }
 
     /// The same objects in caches that nothing follows: what is told to either, the other does not hear.
@@ -88,7 +89,7 @@ impl Cache {
         let kinds: Vec<_> = self.kinds.iter().map(|kind| Arc::new(kind.fork())).collect();
         let by_prefix = kinds.iter().map(|k| (storage::prefix(k.entry.kind()), Arc::clone(k))).collect();
         let (applied, written) = (watch::Sender::new(applied), AtomicU64::new(applied));
-        Self { backend, exclusive: true, kinds, by_prefix, applied, written }
+        Self { backend, forked: true, kinds, by_prefix, applied, written }
     }
 
     /// Tells a fork of changes.
@@ -104,11 +105,6 @@ impl Cache {
     /// The revision that last wrote the object of this key; 0 when there is none.
     pub fn revision_of(&self, key: &[u8]) -> Revision {
         self.route(key).and_then(|(cache, id)| cache.get(id)).map_or(0, |item| item.revision)
-    }
-
-    /// Nobody else writes to the store.
-    pub fn exclusive(&self) -> bool {
-        self.exclusive
     }
 
     /// The cache of a kind.
@@ -133,7 +129,7 @@ impl Cache {
 
     /// Waits until everything that was acknowledged before the call is in.
     pub async fn fresh(&self) -> Result<(), Late> {
-        let newest = if self.exclusive {
+        let newest = if self.forked {
             self.written.load(Ordering::Acquire).max(1)
         } else {
             let probe = Range { count_only: true, ..Range::key(storage::ROOT) };

@@ -10,7 +10,7 @@ use k8s_openapi::{
     api::core::v1::{Container, Node, Pod},
     apimachinery::pkg::apis::meta::v1::Status,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -57,13 +57,10 @@ impl Nodes {
     pub fn new(pki: &Pki) -> Result<Self, Error> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(pki.ca.as_bytes())?)?;
-        let chain: Result<Vec<_>, _> =
-            CertificateDer::pem_slice_iter(pki.kubelet_client.certificate.as_bytes()).collect();
-        let key = PrivateKeyDer::from_pem_slice(pki.kubelet_client.key.as_bytes())?;
         let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
-            .with_client_auth_cert(chain?, key)?;
+            .with_client_cert_resolver(Arc::clone(&pki.kubelet_client) as _);
         Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
     }
 

@@ -92,13 +92,15 @@ impl Discovery {
         Self { aggregated, legacy: legacy(&kinds, &groups), openapi: openapi::Documents::default() }
     }
 
-    /// The document of this path; none when there is none.
-    pub fn find(&self, path: &str, headers: &HeaderMap) -> Option<Answer<Response>> {
+    /// The document of this path; none when there is none. `servers` are the URLs of all that serve, which `/api` tells.
+    pub fn find(&self, path: &str, headers: &HeaderMap, servers: impl Fn() -> Vec<String>) -> Option<Answer<Response>> {
         if path.starts_with("/openapi/") {
             return self.openapi.find(path, headers);
         }
         let path = path.strip_suffix('/').unwrap_or(path);
         let (_, plain) = self.legacy.iter().find(|(p, _)| p == path)?;
+        let versions = (path == "/api").then(|| Document::new(&versions(&servers())));
+        let plain = versions.as_ref().unwrap_or(plain);
         for accepted in negotiate::accepted(headers) {
             let aggregated = accepted.param("g") == "apidiscovery.k8s.io"
                 && accepted.param("as") == "APIGroupDiscoveryList"
@@ -215,15 +217,15 @@ fn resources(kinds: &[&'static Kind], group: &str, version: &str) -> Vec<Value> 
     stored.chain(virtuals).collect()
 }
 
+/// What `/api` says: the versions of the core group, and which servers there are to go to.
+fn versions(servers: &[String]) -> Value {
+    let addresses = servers.iter().map(|url| url.trim_start_matches("https://"));
+    let all: Vec<_> = addresses.map(|at| json!({"clientCIDR": "0.0.0.0/0", "serverAddress": at})).collect();
+    json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": all})
+}
+
 fn legacy(kinds: &[&'static Kind], groups: &[(&'static str, Vec<&'static str>)]) -> Vec<(String, Document)> {
-    let mut documents = vec![(
-        "/api".to_owned(),
-        json!({
-            "kind": "APIVersions",
-            "versions": ["v1"],
-            "serverAddressByClientCIDRs": [],
-        }),
-    )];
+    let mut documents = vec![("/api".to_owned(), versions(&[]))];
     let group = |name: &str, versions: &[&str]| {
         let all: Vec<_> =
             versions.iter().map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v})).collect();

@@ -41,6 +41,7 @@ mod negotiate;
 mod parts;
 pub mod pki;
 mod policy;
+mod presence;
 mod query;
 pub mod registry;
 mod reply;

@@ -8,7 +8,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use rustls::server::WebPkiClientVerifier;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -65,12 +65,10 @@ pub fn tls(pki: &Pki) -> Result<TlsAcceptor, Error> {
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .allow_unauthenticated()
         .build()?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pki.serving.certificate.as_bytes()).collect();
-    let key = PrivateKeyDer::from_pem_slice(pki.serving.key.as_bytes())?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain?, key)?;
+        .with_cert_resolver(Arc::clone(&pki.serving) as _);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -10,75 +10,56 @@
 //! | `DELETE /members/ID` | the member is removed |
 //! | `POST /members/ID/lead` | the member leads |
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
+use api::members::{Welcome, Wish};
 use axum::body::Body;
 use http::{Method, Request, StatusCode};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
-use serde::{Deserialize, Serialize};
 use store::{Member, MemberId, Membership};
 
 use crate::{
     authn, body,
     parts::Parts,
-    pki,
+    pki, presence,
     reply::{self, Answer, Response},
 };
-
-/// Where an administrator asks.
-pub const ROOT: &str = "/members";
-
-/// Where a server joins.
-pub const JOIN: &str = "/join/server";
 
 /// Files that every server of a cluster has, below `pki/`.
 pub const KEYS: [&str; 7] =
     [pki::KEPT[0], pki::KEPT[1], pki::KEPT[2], pki::KEPT[3], pki::KEPT[4], pki::store::KEPT[0], pki::store::KEPT[1]];
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Wish {
-    peer_urls: Vec<String>,
+/// The members as they are told of, as of now.
+async fn told(parts: &Parts, store: &dyn Membership) -> Answer<Vec<api::members::Member>> {
+    let members = store.members(true).await.map_err(|error| failed(&error, store))?;
+    parts.cache.fresh().await.map_err(|late| reply::late(&late))?;
+    Ok(shown(parts, store, members))
 }
 
-/// A member as it is shown.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Shown {
-    /// As etcd's tools write it: hexadecimal.
-    id: String,
-    name: String,
-    peer_urls: Vec<String>,
-    client_urls: Vec<String>,
-    learner: bool,
-    leader: bool,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Welcome {
-    keys: BTreeMap<&'static str, String>,
-    cluster: String,
-    member: String,
-    members: Vec<Shown>,
-}
-
-fn shown(members: Vec<Member>, leader: MemberId) -> Vec<Shown> {
-    let show = |member: Member| Shown {
-        id: format!("{:x}", member.id),
-        leader: member.id == leader,
-        name: member.name,
-        peer_urls: member.peer_urls,
-        client_urls: member.client_urls,
-        learner: member.learner,
+fn shown(parts: &Parts, store: &dyn Membership, members: Vec<Member>) -> Vec<api::members::Member> {
+    let (leader, serving) = (store.standing().leader, presence::members(parts));
+    let tell = |member: Member| {
+        let id = format!("{:x}", member.id);
+        api::members::Member {
+            ready: serving.contains(&id),
+            id,
+            leader: member.id == leader,
+            name: member.name,
+            peer_urls: member.peer_urls,
+            client_urls: member.client_urls,
+            learner: member.learner,
+        }
     };
-    members.into_iter().map(show).collect()
+    members.into_iter().map(tell).collect()
 }
 
-/// A change that makes no sense is the asker's mistake; all else is the store's.
-fn failed(error: &store::Error) -> Box<Status> {
+/// What makes no sense is the asker's mistake; what a leader refuses is so as the members are now; all else is the store's.
+fn failed(error: &store::Error, store: &dyn Membership) -> Box<Status> {
     match error {
         store::Error::Invalid { .. } => Box::new(api::status::bad_request(error.to_string())),
+        store::Error::Unavailable { operation, why } if store.standing().leader != 0 => {
+            Box::new(api::status::failure(409, "Conflict", format!("cannot {operation}: {why}")))
+        }
         _ => reply::store_failure(error),
     }
 }
@@ -90,6 +71,30 @@ fn membership(parts: &Parts) -> Answer<&Arc<dyn Membership>> {
     })
 }
 
+/// What becomes of a server that asks to join.
+#[derive(Debug, PartialEq, Eq)]
+enum Joining {
+    /// It becomes another member.
+    New,
+    /// It was added before and has never started: it asks again.
+    Again(MemberId),
+    /// Another is where it says that it is, or it was one before.
+    Taken(String),
+}
+
+/// Decides by where it says that it will be reached.
+fn joining(members: &[Member], urls: &[String]) -> Joining {
+    match members.iter().find(|member| member.peer_urls.iter().any(|url| urls.contains(url))) {
+        None => Joining::New,
+        Some(member) if member.learner && member.name.is_empty() => Joining::Again(member.id),
+        Some(Member { id, name, peer_urls, .. }) => Joining::Taken(format!(
+            "member {id:x} ({name}) is at {} already: if that server lost its folder, remove it first \
+             (`orlop server remove {id:x}`), and join again",
+            peer_urls.join(",")
+        )),
+    }
+}
+
 /// Answers a server that wants to join.
 pub async fn join(parts: &Arc<Parts>, request: Request<Body>) -> Answer<Response> {
     if request.method() != Method::POST {
@@ -98,59 +103,80 @@ pub async fn join(parts: &Arc<Parts>, request: Request<Body>) -> Answer<Response
     if !authn::same(authn::bearer(request.headers()).unwrap_or_default(), &parts.pki.server_secret) {
         return Err(Box::new(api::status::unauthorized()));
     }
-    let store = membership(parts)?;
+    let store = &**membership(parts)?;
     let bytes = body::read(request.into_body()).await?;
     let bad = |text: String| -> Box<Status> { Box::new(api::status::bad_request(text)) };
     let wish: Wish =
         serde_json::from_slice(&bytes).map_err(|error| bad(format!("the join request cannot be decoded: {error}")))?;
-    let keys = keys(&parts.pki.dir).map_err(|error| Box::new(api::status::internal(error)))?;
-    let member = take_in(&**store, &wish.peer_urls).await.map_err(|e| failed(&e))?;
-    let members = store.members(true).await.map_err(|e| failed(&e))?;
-    let standing = store.standing();
-    tracing::info!(member = format!("{:x}", member.id), urls = ?wish.peer_urls, "a server joins");
+    let keys = keys(&parts.pki).map_err(|error| Box::new(api::status::internal(error)))?;
+    let present = store.members(true).await.map_err(|error| failed(&error, store))?;
+    let member = match joining(&present, &wish.peer_urls) {
+        Joining::New => store.add_member(wish.peer_urls.clone(), true).await.map_err(|error| failed(&error, store))?.id,
+        Joining::Again(id) => id,
+        Joining::Taken(why) => return Err(Box::new(api::status::failure(409, "Conflict", why))),
+    };
+    tracing::info!(member = format!("{member:x}"), urls = ?wish.peer_urls, "a server joins");
     let welcome = Welcome {
         keys,
-        cluster: format!("{:x}", standing.cluster),
-        member: format!("{:x}", member.id),
-        members: shown(members, standing.leader),
+        cluster: format!("{:x}", store.standing().cluster),
+        member: format!("{member:x}"),
+        members: told(parts, store).await?,
     };
     Ok(reply::json(StatusCode::OK, &welcome))
 }
 
-/// Adds a member that is reached there. One that was added before and never started is the same server: it died before it had
-/// stored the answer, or the answer was lost.
-async fn take_in(store: &dyn Membership, peer_urls: &[String]) -> Result<Member, store::Error> {
-    let never_started = |member: &Member| member.learner && member.name.is_empty() && member.peer_urls == peer_urls;
-    match store.members(true).await?.into_iter().find(never_started) {
-        Some(member) => Ok(member),
-        None => store.add_member(peer_urls.to_vec(), true).await,
-    }
+fn keys(pki: &pki::Pki) -> Result<BTreeMap<String, String>, pki::Error> {
+    Ok(pki.kept.iter().cloned().chain(pki::store::read(&pki.dir)?).collect())
 }
 
-fn keys(dir: &Path) -> Result<BTreeMap<&'static str, String>, pki::Error> {
-    let read = |name: &'static str| {
-        let path = dir.join(name);
-        let text = std::fs::read_to_string(&path);
-        Ok((name, text.map_err(|source| pki::Error::File { operation: "read", path, source })?))
-    };
-    KEYS.into_iter().map(read).collect()
-}
-
-/// Answers an administrator. `rest` is the path behind [`ROOT`].
+/// Answers an administrator. `rest` is the path behind [`api::members::ROOT`].
 pub async fn answer(parts: &Parts, method: &Method, rest: &str) -> Answer<Response> {
-    let store = membership(parts)?;
+    let store = &**membership(parts)?;
     let words: Vec<_> = rest.split('/').filter(|word| !word.is_empty()).collect();
     match (method, words.as_slice()) {
         (&Method::GET, []) => {}
-        (&Method::DELETE, [id]) => store.remove_member(member(id)?).await.map_err(|e| failed(&e))?,
-        (&Method::POST, [id, "lead"]) => store.move_leader(member(id)?).await.map_err(|e| failed(&e))?,
+        (&Method::DELETE, [id]) => {
+            let id = member(id)?;
+            store.remove_member(id).await.map_err(|error| failed(&error, store))?;
+            if id == store.standing().member {
+                // nobody confirms anything to this one any more
+                let left = store.members(false).await.map_err(|error| failed(&error, store))?;
+                let left = left.into_iter().filter(|member| member.id != id).collect();
+                return Ok(reply::json(StatusCode::OK, &shown(parts, store, left)));
+            }
+            presence::end(parts, &format!("{id:x}")).await;
+        }
+        (&Method::POST, [id, "lead"]) => store.move_leader(member(id)?).await.map_err(|error| failed(&error, store))?,
         _ => return Err(Box::new(api::status::method_not_allowed(method.as_str()))),
     }
-    let members = store.members(true).await.map_err(|e| failed(&e))?;
-    Ok(reply::json(StatusCode::OK, &shown(members, store.standing().leader)))
+    Ok(reply::json(StatusCode::OK, &told(parts, store).await?))
 }
 
 fn member(text: &str) -> Answer<MemberId> {
     MemberId::from_str_radix(text, 16)
         .map_err(|_| Box::new(api::status::bad_request(format!("{text:?} is no member's id: those are hexadecimal"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_join_that_never_started_is_the_same_member_and_one_that_lost_its_folder_is_told_what_to_do() {
+        let at = |port: u16| vec![format!("https://10.0.0.1:{port}")];
+        let member = |id, name: &str, learner| Member {
+            id,
+            name: name.to_owned(),
+            peer_urls: at(id.try_into().unwrap()),
+            learner,
+            ..Member::default()
+        };
+        let members = [member(1, "a", false), member(2, "", true), member(3, "c", true)];
+        assert_eq!(joining(&members, &at(4)), Joining::New);
+        assert_eq!(joining(&members, &at(2)), Joining::Again(2));
+        for lost in [1, 3] {
+            let Joining::Taken(why) = joining(&members, &at(lost)) else { panic!("member {lost} was not seen") };
+            assert!(why.contains(&format!("orlop server remove {lost}")), "{why}");
+        }
+    }
 }

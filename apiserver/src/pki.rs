@@ -1,7 +1,8 @@
 //! The keys: the cluster's certificate authority, and every certificate and secret that the server makes at its start.
 //!
-//! The authority, the token signing key and the join secret are made once and kept in `<data-dir>/pki`. Certificates that
-//! only this server uses are made anew at every start, so that they name its present addresses and never run out.
+//! The authority, the token signing key and the join secrets are made once and kept in `<data-dir>/pki`. Certificates that
+//! only this server uses are made when they are needed ([`renewed`]), so that they name its present addresses and never run
+//! out.
 
 use std::{
     fs,
@@ -9,20 +10,33 @@ use std::{
     net::IpAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
-};
+use api::validity::Validity;
+use rcgen::{ExtendedKeyUsagePurpose, KeyPair};
 use sha2::{Digest, Sha256};
 
+pub use self::authority::Authority;
+use self::{authority::Leaf, renewed::Renewed};
 use crate::user::{MASTERS, NODE_PREFIX, NODES};
 
+pub mod authority;
+pub mod renewed;
 pub mod store;
 
-/// Years until the authority and client certificates run out.
-const YEARS: i16 = 10;
+/// How long the certificates of this server itself hold, seconds.
+const OWN_LIFE: i64 = 7 * 86_400;
+
+/// How long that in the administrator's kubeconfig holds, seconds: a year, as kubeadm's.
+const ADMIN_LIFE: i64 = 365 * 86_400;
+
+/// The longest life of a certificate, seconds: a hundred years.
+const LONGEST: i64 = 36_500 * 86_400;
+
+/// How long a node's certificates hold, unless an operator says otherwise: upstream's `--cluster-signing-duration`.
+pub const NODE_LIFE: Duration = Duration::from_secs(365 * 86_400);
 
 /// What is made once and kept: without it, nobody who trusted the cluster does so any more.
 pub const KEPT: [&str; 5] = ["ca.crt", "ca.key", "sa.key", "join-secret", "server-secret"];
@@ -59,12 +73,20 @@ pub enum Error {
         /// Why.
         source: rcgen::Error,
     },
-    /// The request is not for what the node may have.
-    #[error("certificate request of node {node:?}: {why}")]
+    /// The request is none.
+    #[error("certificate request of {subject:?}: {why}")]
     Request {
-        /// Which node.
-        node: String,
+        /// Whose.
+        subject: String,
         /// What is wrong with it.
+        why: String,
+    },
+    /// What was made cannot be used.
+    #[error("certificate of {subject} cannot be used: {why}")]
+    Unfit {
+        /// Whose.
+        subject: &'static str,
+        /// Why not.
         why: String,
     },
 }
@@ -82,11 +104,11 @@ pub struct Pki {
     /// PEM.
     pub ca: String,
     /// What the API server shows to clients.
-    pub serving: Pair,
+    pub serving: Arc<Renewed>,
     /// What the API server shows to node agents.
-    pub kubelet_client: Pair,
+    pub kubelet_client: Arc<Renewed>,
     /// What the administrator's kubeconfig holds.
-    pub admin: Pair,
+    pub admin: Renewed,
     /// PEM: signs service accounts' tokens (ES256).
     pub token_key: KeyPair,
     /// What a node must know to join.
@@ -97,50 +119,47 @@ pub struct Pki {
     pub server_secret: String,
     /// Where all this lies.
     pub dir: PathBuf,
-    issuer: Issuer<'static, KeyPair>,
+    authority: Arc<Authority>,
+    /// How long a node's certificates hold, seconds.
+    node_life: i64,
 }
 
 impl Pki {
-    /// Loads what is in `dir`, and makes what is missing. The serving certificate is for these names and addresses.
-    pub fn open(dir: &Path, names: &[String]) -> Result<Self, Error> {
+    /// Loads what is in `dir`, and makes what is missing. The serving certificate is for these names and addresses; nodes'
+    /// certificates hold for `node_life`.
+    pub fn open(dir: &Path, names: &[String], node_life: Duration) -> Result<Self, Error> {
         fs::create_dir_all(dir).map_err(|source| Error::File { operation: "create", path: dir.into(), source })?;
-        let ca_key = key(&dir.join("ca.key"))?;
-        let ca_path = dir.join("ca.crt");
-        let ca = kept(&ca_path, || authority("orlop-ca", &ca_key))?;
-        let unusable = |source| Error::Unusable { path: ca_path.clone(), source };
-        let issuer = Issuer::from_ca_cert_pem(&ca, ca_key).map_err(unusable)?;
+        let authority = Arc::new(Authority::open(dir, "orlop-ca", ["ca.crt", "ca.key"])?);
         let token_key = key(&dir.join("sa.key"))?;
         let secret = |name: &str| kept(&dir.join(name), || Ok(hex::encode(rand::random::<[u8; 32]>())));
         let (join_secret, server_secret) = (secret("join-secret")?, secret("server-secret")?);
-        let make = |subject: &str, groups: &[&str], names: &[String], usage| {
-            certificate(subject, &leaf(subject, groups, names, &[usage])?, &issuer, &ca)
+        let renewed = |subject, groups: &'static [&str], names: &[String], usage: ExtendedKeyUsagePurpose, life| {
+            let (authority, names) = (Arc::clone(&authority), names.to_vec());
+            Renewed::new(subject, life, move |validity| {
+                let leaf = Leaf { subject, groups, names: &names, usages: std::slice::from_ref(&usage) };
+                authority.issue(&leaf, validity)
+            })
         };
-        let serving = make("kube-apiserver", &[], names, ExtendedKeyUsagePurpose::ServerAuth)?;
+        let serving = renewed("kube-apiserver", &[], names, ExtendedKeyUsagePurpose::ServerAuth, OWN_LIFE)?;
         let client = ExtendedKeyUsagePurpose::ClientAuth;
-        let kubelet_client = make("kube-apiserver-kubelet-client", &[MASTERS], &[], client.clone())?;
-        let admin = make("kubernetes-admin", &[MASTERS], &[], client)?;
-        for (name, pair) in [("server", &serving), ("apiserver-kubelet-client", &kubelet_client), ("admin", &admin)] {
-            write(&dir.join(format!("{name}.crt")), &pair.certificate)?;
-            write(&dir.join(format!("{name}.key")), &pair.key)?;
-        }
+        let kubelet_client = renewed("kube-apiserver-kubelet-client", &[MASTERS], &[], client.clone(), OWN_LIFE)?;
+        let admin = renewed("kubernetes-admin", &[MASTERS], &[], client, ADMIN_LIFE)?;
+        write(&dir.join("admin.crt"), &admin.pair().certificate)?;
+        write(&dir.join("admin.key"), &admin.pair().key)?;
         write(&dir.join("sa.pub"), &token_key.public_key_pem())?;
-        let read = |name: &str| {
-            let path = dir.join(name);
-            let text = fs::read_to_string(&path).map_err(|source| Error::File { operation: "read", path, source })?;
-            Ok((name.to_owned(), text))
-        };
-        let kept = KEPT.into_iter().map(read).collect::<Result<_, Error>>()?;
+        let kept = KEPT.into_iter().map(|name| read_named(dir, name)).collect::<Result<_, Error>>()?;
         Ok(Self {
-            ca,
-            serving,
-            kubelet_client,
+            ca: authority.ca.clone(),
+            serving: Arc::new(serving),
+            kubelet_client: Arc::new(kubelet_client),
             admin,
             token_key,
             join_secret,
             server_secret,
             dir: dir.to_owned(),
             kept,
-            issuer,
+            authority,
+            node_life: i64::try_from(node_life.as_secs()).unwrap_or(LONGEST).min(LONGEST),
         })
     }
 
@@ -160,26 +179,30 @@ impl Pki {
 
     /// Signs a node's request for its client certificate: the key is the request's, everything else is ours.
     pub fn sign_node_client(&self, node: &str, request: &str) -> Result<String, Error> {
-        let subject = format!("{NODE_PREFIX}{node}");
-        self.sign(node, request, leaf(&subject, &[NODES], &[], &[ExtendedKeyUsagePurpose::ClientAuth])?)
+        self.sign(node, request, &[], ExtendedKeyUsagePurpose::ClientAuth)
     }
 
     /// Signs a node's request for its serving certificate, for its name and these addresses.
     pub fn sign_node_serving(&self, node: &str, request: &str, addresses: &[IpAddr]) -> Result<String, Error> {
-        let subject = format!("{NODE_PREFIX}{node}");
         let names: Vec<_> = std::iter::once(node.to_owned()).chain(addresses.iter().map(ToString::to_string)).collect();
-        self.sign(node, request, leaf(&subject, &[NODES], &names, &[ExtendedKeyUsagePurpose::ServerAuth])?)
+        self.sign(node, request, &names, ExtendedKeyUsagePurpose::ServerAuth)
     }
 
-    fn sign(&self, node: &str, request: &str, params: CertificateParams) -> Result<String, Error> {
-        let mut request = CertificateSigningRequestParams::from_pem(request)
-            .map_err(|error| Error::Request { node: node.into(), why: error.to_string() })?;
-        request.params = params;
-        let certificate = request
-            .signed_by(&self.issuer)
-            .map_err(|source| Error::Certificate { subject: format!("{NODE_PREFIX}{node}"), source })?;
-        Ok(certificate.pem())
+    fn sign(
+        &self,
+        node: &str,
+        request: &str,
+        names: &[String],
+        usage: ExtendedKeyUsagePurpose,
+    ) -> Result<String, Error> {
+        let subject = format!("{NODE_PREFIX}{node}");
+        let leaf = Leaf { subject: &subject, groups: &[NODES], names, usages: &[usage] };
+        self.authority.sign(request, &leaf, Validity::starting(now(), self.node_life))
     }
+}
+
+fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
 }
 
 /// The DER inside the first PEM block.
@@ -206,6 +229,13 @@ pub fn write(path: &Path, text: &str) -> Result<(), Error> {
     fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| tried("sync the folder of", e))
 }
 
+/// The file's name, and what it holds.
+fn read_named(dir: &Path, name: &str) -> Result<(String, String), Error> {
+    let path = dir.join(name);
+    let text = fs::read_to_string(&path).map_err(|source| Error::File { operation: "read", path, source })?;
+    Ok((name.to_owned(), text))
+}
+
 /// What the file holds, or what `make` gives, which is then kept there.
 fn kept(path: &Path, make: impl FnOnce() -> Result<String, Error>) -> Result<String, Error> {
     match fs::read_to_string(path) {
@@ -229,74 +259,6 @@ fn key(path: &Path) -> Result<KeyPair, Error> {
     KeyPair::from_pem(&pem).map_err(|source| Error::Unusable { path: path.into(), source })
 }
 
-fn authority(subject: &str, key: &KeyPair) -> Result<String, Error> {
-    let failed = |source| Error::Certificate { subject: subject.into(), source };
-    let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, subject);
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    validity(&mut params);
-    Ok(params.self_signed(key).map_err(failed)?.pem())
-}
-
-fn leaf(
-    subject: &str,
-    groups: &[&str],
-    names: &[String],
-    usages: &[ExtendedKeyUsagePurpose],
-) -> Result<CertificateParams, Error> {
-    let failed = |source| Error::Certificate { subject: subject.into(), source };
-    let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, subject);
-    for group in groups {
-        params.distinguished_name.push(DnType::OrganizationName, *group);
-    }
-    for name in names {
-        params.subject_alt_names.push(match name.parse::<IpAddr>() {
-            Ok(address) => SanType::IpAddress(address),
-            Err(_) => SanType::DnsName(name.as_str().try_into().map_err(failed)?),
-        });
-    }
-    params.use_authority_key_identifier_extension = true;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = usages.to_vec();
-    validity(&mut params);
-    Ok(params)
-}
-
-/// A new key, and its certificate with the authority's behind it.
-fn certificate(
-    subject: &str,
-    params: &CertificateParams,
-    issuer: &Issuer<'static, KeyPair>,
-    ca: &str,
-) -> Result<Pair, Error> {
-    let failed = |source| Error::Certificate { subject: subject.into(), source };
-    let key = KeyPair::generate().map_err(failed)?;
-    let certificate = params.signed_by(&key, issuer).map_err(failed)?;
-    Ok(Pair { certificate: certificate.pem() + ca, key: key.serialize_pem() })
-}
-
-fn validity(params: &mut CertificateParams) {
-    lasting(params, jiff::Span::new().years(YEARS));
-}
-
-/// From yesterday, for clocks that are behind.
-fn lasting(params: &mut CertificateParams, life: jiff::Span) {
-    let today = jiff::Zoned::now().with_time_zone(jiff::tz::TimeZone::UTC).date();
-    let ymd = |date: jiff::civil::Date| {
-        rcgen::date_time_ymd(
-            i32::from(date.year()),
-            u8::try_from(date.month()).unwrap_or(1),
-            u8::try_from(date.day()).unwrap_or(1),
-        )
-    };
-    params.not_before = ymd(today.yesterday().unwrap_or(today));
-    params.not_after = ymd(today.saturating_add(life));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,8 +267,8 @@ mod tests {
     fn the_authority_survives_a_restart_and_serving_names_do_not_matter_to_it() {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
-        let first = Pki::open(dir.path(), &["127.0.0.1".into()]).unwrap();
-        let second = Pki::open(dir.path(), &["10.0.0.1".into(), "localhost".into()]).unwrap();
+        let first = Pki::open(dir.path(), &["127.0.0.1".into()], NODE_LIFE).unwrap();
+        let second = Pki::open(dir.path(), &["10.0.0.1".into(), "localhost".into()], NODE_LIFE).unwrap();
         assert_eq!(first.join_token(), second.join_token());
         assert_eq!(first.ca, second.ca);
         for file in fs::read_dir(dir.path()).unwrap() {
@@ -318,16 +280,18 @@ mod tests {
     #[test]
     fn a_node_gets_the_name_that_it_joined_with_whatever_it_asks_for() {
         let dir = tempfile::tempdir().unwrap();
-        let pki = Pki::open(dir.path(), &[]).unwrap();
+        let pki = Pki::open(dir.path(), &[], Duration::from_secs(3_600)).unwrap();
         let key = KeyPair::generate().unwrap();
-        let mut wish = CertificateParams::new(vec!["kubernetes".into()]).unwrap();
-        wish.distinguished_name.push(DnType::OrganizationName, MASTERS);
+        let mut wish = rcgen::CertificateParams::new(vec!["kubernetes".into()]).unwrap();
+        wish.distinguished_name.push(rcgen::DnType::OrganizationName, MASTERS);
         let request = wish.serialize_request(&key).unwrap().pem().unwrap();
         let signed = pki.sign_node_client("n1", &request).unwrap();
         let der = pem_body(&signed);
         let (_, certificate) = x509_parser::parse_x509_certificate(&der).unwrap();
         assert_eq!(certificate.subject().to_string(), "CN=system:node:n1, O=system:nodes");
         assert!(certificate.subject_alternative_name().unwrap().is_none());
+        let left = certificate.validity().not_after.timestamp() - now();
+        assert!((3_590..=3_600).contains(&left), "{left}");
         assert!(pki.sign_node_client("n1", "nonsense").is_err());
     }
 }

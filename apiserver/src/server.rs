@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use store::{Backend, Membership, Op, Txn};
+use store::{Backend, Membership};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +19,7 @@ use crate::{
     kubeconfig, listen,
     parts::Parts,
     pki::{self, Pki},
+    presence,
     registry::Registry,
     service::Local,
     services::Allocation,
@@ -29,12 +30,6 @@ use crate::{
 
 /// Between two compactions of a store that does not forget by itself.
 const COMPACT_EVERY: Duration = Duration::from_secs(60);
-
-/// Between two tries to reach a store that does not answer at the start.
-const RETRY_EVERY: Duration = Duration::from_millis(500);
-
-/// The key whose only purpose is that a new store's first revision is not an object's.
-const BEGINNING: &[u8] = b"/registry/beginning";
 
 /// Names that the serving certificate always has.
 const NAMES: [&str; 6] = [
@@ -54,15 +49,15 @@ pub struct Config {
     pub store: Arc<dyn Backend>,
     /// The store's members, when it is the embedded one: other servers may join.
     pub members: Option<Arc<dyn Membership>>,
-    /// Nobody else writes to the store, so that reads need not ask it how far it is.
-    pub exclusive: bool,
     /// How long what was superseded can still be read, in a store that forgets nothing by itself (etcd). None for the
     /// embedded one, which keeps its own window.
     pub history: Option<Duration>,
-    /// Where this server can be reached from nodes and pods: the endpoints of Service `default/kubernetes`.
+    /// Where this server can be reached from nodes and pods, at one port: its endpoints of Service `default/kubernetes`.
     pub advertise: Vec<SocketAddr>,
     /// Further names and addresses for the serving certificate.
     pub names: Vec<String>,
+    /// How long nodes' certificates hold; nodes renew them by themselves.
+    pub signing_duration: Duration,
     /// The server's address in the kubeconfig, `https://127.0.0.1:6443`.
     pub url: String,
 }
@@ -90,6 +85,7 @@ pub struct Server {
     tls: tokio_rustls::TlsAcceptor,
     advertise: Vec<SocketAddr>,
     history: Option<Duration>,
+    kubeconfig: kubeconfig::File,
 }
 
 impl Server {
@@ -105,12 +101,12 @@ impl Server {
         names.extend(config.names);
         names.sort();
         names.dedup();
-        let pki = Pki::open(&config.data_dir.join("pki"), &names)?;
-        pki::write(&config.data_dir.join("kubeconfig"), &kubeconfig::render(&pki, &config.url))?;
+        let pki = Pki::open(&config.data_dir.join("pki"), &names, config.signing_duration)?;
+        let kubeconfig = kubeconfig::File::create(config.data_dir.join("kubeconfig"), &pki, config.url)?;
         let mut registry = Registry::default();
         strategies::register(&mut registry);
         let parts = Parts {
-            cache: Cache::new(&registry, Arc::clone(&config.store), config.exclusive),
+            cache: Cache::new(&registry, Arc::clone(&config.store)),
             authz: Authz::default(),
             tokens: Arc::new(Tokens::new(&pki)?),
             discovery: Arc::new(Discovery::new(&registry)),
@@ -124,7 +120,8 @@ impl Server {
             pki: Arc::new(pki),
         };
         let tls = listen::tls(&parts.pki)?;
-        Ok(Self { parts: Arc::new(parts), tls, advertise: config.advertise, history: config.history })
+        let (advertise, history) = (config.advertise, config.history);
+        Ok(Self { parts: Arc::new(parts), tls, advertise, history, kubeconfig })
     }
 
     /// What a node must know to join: `orlop1.<hash>.<secret>`.
@@ -156,36 +153,14 @@ impl Server {
     pub async fn serve(&self, listeners: Vec<TcpListener>, shutdown: CancellationToken) {
         let parts = &self.parts;
         let ended = shutdown.child_token();
-        if shutdown.run_until_cancelled(begin_history(parts.backend.as_ref())).await.is_none() {
-            return;
-        }
         tokio::join!(
             parts.cache.run(ended.clone()),
             clock::run(Arc::clone(&parts.backend), parts.cache.progress(), ended.clone()),
             compact(Arc::clone(&parts.backend), self.history, ended.clone()),
             bootstrap::run(Arc::clone(parts), self.advertise.clone(), ended.clone()),
+            presence::run(Arc::clone(parts), &self.advertise, &self.kubeconfig, ended.clone()),
             listen::serve(Arc::clone(parts), self.tls.clone(), listeners, ended),
         );
-    }
-}
-
-/// Writes to a store that was never written to: clients take revision 0 for "any", so that a list of nothing needs one of
-/// its own, before the first object's.
-async fn begin_history(backend: &dyn Backend) {
-    let begin = async || {
-        if backend.status().await?.revision > 0 {
-            return Ok(());
-        }
-        let put = Op::Put { key: BEGINNING.into(), value: Vec::new().into(), lease: 0 };
-        backend.txn(Txn { success: vec![put], ..Txn::default() }).await.map(drop)
-    };
-    let mut retry = tokio::time::interval(RETRY_EVERY);
-    loop {
-        retry.tick().await;
-        match begin().await {
-            Ok(()) => return,
-            Err(error) => tracing::warn!(%error, "cannot begin the store's history, will try again"),
-        }
     }
 }
 

@@ -28,11 +28,12 @@ use crate::{
     history::{self, Stamp},
     join, members,
     parts::{self, Parts},
+    presence,
     query::Query,
     reply::{self, Answer, Response},
     target::{Target, Verb},
     user::User,
-    write::Door,
+    write::{Door, OnLease},
 };
 
 /// Longest time for a request that is neither a watch nor a stream (upstream's `request-timeout`).
@@ -69,9 +70,9 @@ impl tower::Service<Request<Body>> for Local {
 
 async fn answer(parts: Arc<Parts>, connection: Option<Arc<User>>, request: Request<Body>) -> Answer<Response> {
     if request.uri().path() == "/join" {
-        return join::join(&parts, request).await;
+        return join::join(&parts, connection.as_deref(), request).await;
     }
-    if request.uri().path() == members::JOIN {
+    if request.uri().path() == api::members::JOIN {
         return members::join(&parts, request).await;
     }
     let now = parts::now().as_second();
@@ -133,7 +134,7 @@ async fn path(parts: &Parts, user: &User, head: &http::request::Parts) -> Answer
     let verb = head.method.as_str().to_ascii_lowercase();
     let verb = if verb == "head" { "get" } else { &verb };
     allow(parts, user, &Attributes { verb, path, ..Attributes::default() }).await?;
-    if let Some(rest) = path.strip_prefix(members::ROOT) {
+    if let Some(rest) = path.strip_prefix(api::members::ROOT) {
         return members::answer(parts, &head.method, rest).await;
     }
     if verb != "get" {
@@ -146,7 +147,7 @@ async fn path(parts: &Parts, user: &User, head: &http::request::Parts) -> Answer
         "/version" | "/version/" => Ok(reply::json(StatusCode::OK, &version::info())),
         "/metrics" => Ok(bootstrap::metrics(parts)),
         "/backup" => Ok(backup::answer(parts)),
-        _ => match parts.discovery.find(path, &head.headers) {
+        _ => match parts.discovery.find(path, &head.headers, || presence::servers(parts)) {
             Some(answer) => answer,
             None => Err(nowhere()),
         },
@@ -231,12 +232,13 @@ async fn resource(
     let entry = Arc::clone(entry);
     let cache = Arc::clone(parts.cache.kind(kind).ok_or_else(nowhere)?);
     let headers = request.headers().clone();
+    let lease = request.extensions().get::<OnLease>().map(|on| on.0);
     let at = match moment {
         Some(_) if !verb.is_read() => return Err(history::read_only(verb.word())),
         Some(moment) => Some(history::resolve(&*parts.backend, moment).await?),
         None => None,
     };
-    let ask = Ask { parts, user, verb, target, entry, cache, query, headers, at };
+    let ask = Ask { parts, user, verb, target, entry, cache, query, headers, at, lease };
     dispatch(ask, request).await
 }
 

@@ -8,6 +8,7 @@ use k8s_openapi::{
     api::core::v1::Namespace,
     apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, Status},
 };
+use store::LeaseId;
 
 use crate::{
     admission,
@@ -47,6 +48,11 @@ impl Door {
         }
     }
 }
+
+/// An object that is written hangs on this lease of the store, and goes with it. Put into a request's extensions by this
+/// process; nothing that comes over a connection has any.
+#[derive(Clone, Copy, Debug)]
+pub struct OnLease(pub LeaseId);
 
 /// Who owns which field, computed or already known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +162,7 @@ pub async fn update(
         let mut new = make(&*old)?;
         settle(ask, &mut *new, &*old, door, options, track)?;
         keep_times(&mut *new, &*old);
-        if new.same(&*old) {
+        if new.same(&*old) && ask.lease.is_none_or(|lease| lease == item.lease) {
             return Ok(item.body.clone());
         }
         if options.dry_run {
@@ -304,7 +310,7 @@ async fn commit(
     ask: &Ask,
     id: &str,
     expected: store::Revision,
-    lease: store::LeaseId,
+    lease: LeaseId,
     conditions: Conditions,
     new: &dyn Stored,
 ) -> Answer<Committed> {
@@ -312,7 +318,7 @@ async fn commit(
     let value: Bytes =
         item::encode(&ask.cache.opening, new).map_err(|error| Box::new(api::status::internal(error)))?.into();
     let failed = |error: store::Error| reply::store_failure(&error);
-    let mut lease = lease;
+    let mut lease = ask.lease.unwrap_or(lease);
     if let Some(ttl) = ask.entry.time_to_live() {
         lease = parts.expiry.lease(&parts.backend, ttl, parts::now().as_second()).await.map_err(failed)?;
     }

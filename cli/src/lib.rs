@@ -19,6 +19,7 @@ pub mod objects;
 pub mod output;
 pub mod pod;
 pub mod rest;
+mod servers;
 pub mod subject;
 pub mod undo;
 pub mod up;

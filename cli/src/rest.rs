@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::{Client, client::Body};
 use serde::de::DeserializeOwned;
 
-use crate::args::Target;
+use crate::{args::Target, servers::Remembered};
 
 /// Asks for a table.
 pub const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
@@ -104,9 +104,14 @@ impl Rest {
     /// Connects with the credentials that the user named, or those found in the usual places.
     pub async fn connect(target: &Target) -> Result<Self> {
         let path = find_kubeconfig(target)?;
-        let client = client::config::from_kubeconfig(&path, None)
-            .await
-            .with_context(|| format!("use the credentials in {}", path.display()))?;
+        let unusable = || format!("use the credentials in {}", path.display());
+        let access = client::kubeconfig::Access::read(&path, None).await.with_context(unusable)?;
+        let remembered = access.authority().and_then(|authority| Remembered::of(&authority));
+        let others = remembered.as_ref().map(Remembered::servers).unwrap_or_default();
+        let (client, servers) = access.connect(&others).with_context(unusable)?;
+        if let (Some(remembered), Some(servers)) = (remembered, servers) {
+            remembered.refresh(&client, &servers).await;
+        }
         let namespace = target.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
         Ok(Self { named_namespace: target.namespace.is_some(), namespace, root: String::new(), client })
     }

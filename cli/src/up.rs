@@ -15,5 +15,5 @@ pub mod forward;
 pub mod host;
 pub mod init;
 
-pub use cluster::{Cluster, Node, Spec};
+pub use cluster::{API_PORT, Cluster, Node, SERVER, Spec};
 pub use host::{Host, Isolation};

@@ -15,6 +15,10 @@ use std::{
     sync::Arc,
 };
 
+use api::{
+    members::{JOIN, Welcome, Wish},
+    validity::Validity,
+};
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -23,18 +27,24 @@ use rustls::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::config::{self, Credentials, dial, install_crypto};
+use crate::{
+    config::{self, Credentials, install_crypto},
+    connector::dial,
+};
 
 /// The version that a token starts with.
 pub const TOKEN_VERSION: &str = "orlop1";
 
 /// The largest answer to a join, bytes: three certificates.
 pub const MAX_ANSWER: usize = 64 << 10;
+
+/// Where a node joins, and renews its certificates.
+const JOIN_NODE: &str = "/join";
 
 /// The file that holds a node's identity.
 pub const FILE: &str = "credentials.json";
@@ -166,46 +176,16 @@ struct Ask<'a> {
     addresses: &'a [IpAddr],
 }
 
-/// A member of the control plane, as a server that joins is told of it.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Peer {
-    /// Hexadecimal.
-    pub id: String,
-    /// What its operator calls it.
-    pub name: String,
-    /// Where the store's other members reach it.
-    pub peer_urls: Vec<String>,
-    /// Where etcd's clients reach it.
-    pub client_urls: Vec<String>,
-    /// It has no vote yet.
-    #[serde(default)]
-    pub learner: bool,
-}
-
-/// What a server is given that joins. There is no secret of the cluster that is not in here.
-#[derive(Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Enlisted {
-    /// Files below `pki/`, by name.
-    pub keys: std::collections::BTreeMap<String, String>,
-    /// The store's cluster, hexadecimal.
-    pub cluster: String,
-    /// The store's new member, hexadecimal.
-    pub member: String,
-    /// All members, the new one among them.
-    pub members: Vec<Peer>,
-}
-
 /// Joins the control plane behind `server` as a server whose store is reached at `peer_urls`, with a server's token.
 ///
 /// # Errors
 /// As [`join`].
-pub async fn join_server(server: &str, token: &str, peer_urls: &[String]) -> Result<Enlisted, Error> {
+pub async fn join_server(server: &str, token: &str, peer_urls: &[String]) -> Result<Welcome, Error> {
     let token: Token = token.parse()?;
     let url = https(server)?;
-    let ask = serde_json::json!({"peerUrls": peer_urls}).to_string().into_bytes();
-    let body = post(server, &url, &token, "/join/server", peer_urls.first().map_or("", String::as_str), ask).await?;
+    let wish = Wish { peer_urls: peer_urls.to_vec() };
+    let ask = serde_json::to_vec(&wish).map_err(|source| Error::Json { what: "the request".into(), source })?;
+    let body = post(server, &url, &token, JOIN, peer_urls.first().map_or("", String::as_str), ask).await?;
     serde_json::from_slice(&body).map_err(|source| Error::Json { what: format!("the answer of {server}"), source })
 }
 
@@ -244,17 +224,60 @@ pub async fn join(servers: &[String], token: &str, node: &str, addresses: &[IpAd
 
 async fn join_through(server: &str, token: &Token, node: &str, addresses: &[IpAddr]) -> Result<Identity, Error> {
     let url = https(server)?;
-    let (key, csr) = request(node, &[], "the client key")?;
+    let (ask, keys) = ask(node, addresses)?;
+    let body = post(server, &url, token, JOIN_NODE, node, ask).await?;
+    let (ca, own, serving) = keys.with(&body, server)?;
+    let (certificate, key) = (own.certificate, own.key);
+    Ok(Identity { credentials: Credentials { servers: vec![server.to_owned()], ca, certificate, key }, serving })
+}
+
+/// New certificates for new keys of `node`, whom `client` speaks as: to ask, and to serve at `addresses`.
+///
+/// # Errors
+/// When no server answers, or the one that does refuses.
+pub async fn renew(client: &kube::Client, node: &str, addresses: &[IpAddr]) -> Result<(Pair, Pair), Error> {
+    let server = "the cluster";
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Request { server: server.into(), source };
+    let (ask, keys) = ask(node, addresses)?;
+    let request = Request::post(JOIN_NODE).header(header::CONTENT_TYPE, "application/json").body(ask);
+    let body = client.request_text(request.map_err(|error| failed(error.into()))?).await;
+    let (_, own, serving) = keys.with(body.map_err(|error| failed(error.into()))?.as_bytes(), server)?;
+    Ok((own, serving))
+}
+
+/// From when to when a certificate (the first of a PEM text) holds; none if it is none.
+pub fn validity(certificate: &str) -> Option<Validity> {
+    let der = CertificateDer::from_pem_slice(certificate.as_bytes()).ok()?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(&der).ok()?;
+    let validity = certificate.validity();
+    Some(Validity { from: validity.not_before.timestamp(), until: validity.not_after.timestamp() })
+}
+
+/// The keys of a node that asks for certificates, PEM.
+struct Keys {
+    own: String,
+    serving: String,
+}
+
+/// Makes a node's keys, and the body that asks for certificates for them.
+fn ask(node: &str, addresses: &[IpAddr]) -> Result<(Vec<u8>, Keys), Error> {
+    let (own, csr) = request(node, &[], "the client key")?;
     let names: Vec<_> = std::iter::once(node.to_owned()).chain(addresses.iter().map(IpAddr::to_string)).collect();
-    let (serving_key, serving_csr) = request(node, &names, "the serving key")?;
+    let (serving, serving_csr) = request(node, &names, "the serving key")?;
     let ask = serde_json::to_vec(&Ask { node, csr, serving_csr, addresses })
         .map_err(|source| Error::Json { what: "the request".into(), source })?;
-    let body = post(server, &url, token, "/join", node, ask).await?;
-    let answer: Answer = serde_json::from_slice(&body)
-        .map_err(|source| Error::Json { what: format!("the answer of {server}"), source })?;
-    let credentials =
-        Credentials { servers: vec![server.to_owned()], ca: answer.ca, certificate: answer.certificate, key };
-    Ok(Identity { credentials, serving: Pair { certificate: answer.serving_certificate, key: serving_key } })
+    Ok((ask, Keys { own, serving }))
+}
+
+impl Keys {
+    /// With the certificates of the answer: the authority's, one to ask with, and one to serve with.
+    fn with(self, answer: &[u8], server: &str) -> Result<(String, Pair, Pair), Error> {
+        let answer: Answer = serde_json::from_slice(answer)
+            .map_err(|source| Error::Json { what: format!("the answer of {server}"), source })?;
+        let own = Pair { certificate: answer.certificate, key: self.own };
+        let serving = Pair { certificate: answer.serving_certificate, key: self.serving };
+        Ok((answer.ca, own, serving))
+    }
 }
 
 /// A fresh P-256 key and a certificate request for `system:node:NODE` of `system:nodes`, both PEM.
@@ -279,7 +302,7 @@ async fn post(
 ) -> Result<bytes::Bytes, Error> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Request { server: server.into(), source };
     let tls = Arc::new(pinned(token.ca_hash)?);
-    let stream = dial(tls, url).await.map_err(|source| Error::Connect { server: server.to_owned(), source })?;
+    let stream = dial(tls, url, None).await.map_err(|source| Error::Connect { server: server.to_owned(), source })?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(e.into()))?;
     let connection = tokio::spawn(connection);

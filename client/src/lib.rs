@@ -9,15 +9,19 @@
 
 pub mod cache;
 pub mod config;
+mod connector;
 pub mod controller;
 pub mod error;
 pub mod events;
 pub mod expectations;
 pub mod join;
+pub mod kubeconfig;
 pub mod lease;
 pub mod local;
 pub mod owner;
 pub mod queue;
+pub mod servers;
+pub mod shown;
 
 pub use cache::{Caches, Change, Key, Object, Reader};
 pub use config::Credentials;

@@ -115,7 +115,7 @@ async fn a_machine_joins_and_then_speaks_http2_with_its_certificate() {
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&file.permissions()) & 0o777, 0o600);
     let node = join::load(folder.path()).unwrap().unwrap();
 
-    let api: Api<ConfigMap> = Api::namespaced(config::connect(&node.credentials).unwrap(), "web");
+    let api: Api<ConfigMap> = Api::namespaced(config::connect(&node.credentials).unwrap().0.client, "web");
     let seen = api.get("x").await.unwrap().metadata;
     assert_eq!(seen.name.as_deref(), Some("HTTP/2.0"));
     assert_eq!(seen.labels.unwrap()["known"], "true");
@@ -128,7 +128,7 @@ async fn a_server_that_is_gone_is_passed_over() {
     let servers = [format!("https://{gone}"), format!("https://{}", Arc::clone(&authority).serve().await)];
     let node = join::join(&servers, &authority.token(), "a", &["10.0.0.5".parse().unwrap()]).await.unwrap();
     assert_eq!(node.credentials.servers, servers);
-    let api: Api<ConfigMap> = Api::namespaced(config::connect(&node.credentials).unwrap(), "web");
+    let api: Api<ConfigMap> = Api::namespaced(config::connect(&node.credentials).unwrap().0.client, "web");
     assert!(api.get("x").await.is_ok());
 }
 

@@ -9,6 +9,7 @@
 mod backing;
 pub mod bench;
 pub mod footprint;
+pub mod joined;
 pub mod manifest;
 pub mod rack;
 pub mod server;

@@ -88,9 +88,26 @@ impl Server {
         process.wait().context("wait for the server").map(drop)
     }
 
+    /// Empties its folder, as a new machine's would be; it must not run.
+    pub fn lose_everything(&mut self) -> Result<()> {
+        ensure!(self.process.is_none(), "the server runs");
+        std::fs::remove_dir_all(&self.data).context("empty the server's folder")?;
+        std::fs::create_dir(&self.data).context("make the server's folder")
+    }
+
+    /// From its next start on, it is started with these words.
+    pub fn use_args(&mut self, args: &[&str]) {
+        self.args = args.iter().map(|a| (*a).to_owned()).collect();
+    }
+
     /// Where other servers join it.
     pub fn url(&self) -> String {
         format!("https://{}", self.address)
+    }
+
+    /// Where other servers reach its store.
+    pub fn peer_url(&self) -> String {
+        format!("https://{}", self.peer)
     }
 
     /// What another server must know to join it.
@@ -109,6 +126,11 @@ impl Server {
         let said = run(&mut self.orlop(args)?, "");
         ensure!(said.ok, "orlop {} failed:\n{}{}", args.join(" "), said.out, said.err);
         Ok(said.out)
+    }
+
+    /// Runs `orlop` with the administrator's credentials, whatever comes of it.
+    pub fn try_ask(&self, args: &[&str]) -> Result<Said> {
+        Ok(run(&mut self.orlop(args)?, ""))
     }
 
     /// Runs a line of shell in the folder where it keeps its state.

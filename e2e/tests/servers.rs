@@ -1,9 +1,20 @@
-//! Stories of several servers: one joins another, the one that leads dies, one is removed; and etcd's tools beside them.
+//! Stories of several servers: one joins another, the one that leads dies, one is removed or replaced, and nodes and users
+//! go on with those that are left; and etcd's tools beside them.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant, SystemTime},
+};
 
-use anyhow::{Context, Result, ensure};
-use e2e::Server;
+use anyhow::{Context, Result, bail, ensure};
+use api::validity::Validity;
+use client::join::{Identity, join_server, validity};
+use e2e::{
+    Server, Stage,
+    joined::Joined,
+    manifest,
+    stage::{Following, PATIENCE, newest_kubectl, run},
+};
 
 /// How long writes may fail when the server that leads is killed.
 const GAP: Duration = Duration::from_secs(2);
@@ -20,19 +31,40 @@ spec:
     spec: {containers: [{name: web, image: example.invalid/web}]}
 ";
 
+/// A server that is no more, as `orlop undo` or a user may put it back.
+const PAST: &str = r"
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: kubernetes-10-0-0-1-6443, labels: {kubernetes.io/service-name: kubernetes}}
+addressType: IPv4
+endpoints: [{addresses: [10.0.0.1]}]
+ports: [{name: https, port: 6443}]
+";
+
 /// Three servers, each with its own name, that have a vote each.
 fn three() -> Result<Vec<Server>> {
-    let mut servers = vec![Server::start(&["--server-name", "a"])?];
-    for name in ["b", "c"] {
+    grown(Server::start(&["--server-name", "a"])?, &["b", "c"])
+}
+
+/// The first server, and those of these names that have joined it, with a vote each.
+fn grown(first: Server, names: &[&str]) -> Result<Vec<Server>> {
+    let mut servers = vec![first];
+    for name in names {
         let (url, token) = (servers[0].url(), servers[0].server_token()?);
         servers.push(Server::start(&["--server-name", name, "--join", &url, "--token", &token])?);
         let voters = servers.len();
-        servers[0].until("the server has a vote", |server| {
-            let members = server.ask(&["server", "members"])?;
-            Ok(members.matches("follower").count() == voters - 1 && members.contains("leader"))
-        })?;
+        have_votes(&mut servers[0], voters)?;
     }
     Ok(servers)
+}
+
+/// Waits until so many servers have a vote and serve.
+fn have_votes(server: &mut Server, voters: usize) -> Result<()> {
+    server.until("the servers have a vote and serve", |server| {
+        let members = server.ask(&["server", "members"])?;
+        let ready = members.lines().filter(|line| line.split_whitespace().any(|word| word == "Ready")).count();
+        Ok(ready == voters && members.matches("follower").count() == voters - 1 && members.contains("leader"))
+    })
 }
 
 /// The line of `orlop server members` about the one of this role or name.
@@ -67,17 +99,217 @@ fn a_cluster_of_three_outlives_the_one_that_leads() -> Result<()> {
     servers[0].until("the controllers go on", |server| {
         Ok(server.kubectl(&["get", "pods", "-o", "name"])?.lines().count() == 2)
     })?;
+    // nobody is sent to the dead one
+    servers[0].until("the dead server is no endpoint any more", |server| Ok(endpoints(server)? == 2))?;
+    ensure!(line(&servers[0].ask(&["server", "members"])?, leader)?[2] == "NotReady", "the dead server looks alive");
     // who was dead comes back with everything
     dead.resume()?;
     dead.until("it has what it missed", |server| {
         Ok(server.kubectl(&["get", "pods", "-o", "name"])?.lines().count() == 2)
     })?;
+    have_votes(&mut servers[0], 3)?;
+    ensure!(endpoints(&servers[0])? == 3, "a server that is back is no endpoint");
+    // what of the past is put back does not lead anywhere for long
+    servers[0].kubectl_with_input(&["apply", "-f", "-"], PAST)?;
+    servers[0].until("nobody is sent to a server of the past", |server| Ok(endpoints(server)? == 3))?;
     // and is removed for good
     let id = line(&servers[0].ask(&["server", "members"])?, leader)?[0].clone();
     let left = servers[0].ask(&["server", "remove", &id])?;
     let ids: Vec<_> = left.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
     ensure!(ids.len() == 2 && !ids.contains(&id.as_str()), "the server is still there:\n{left}");
+    ensure!(endpoints(&servers[0])? == 2, "a server that was removed is still an endpoint");
     dead.until("a server that was removed ends", Server::has_ended)
+}
+
+/// How many servers Service `default/kubernetes` leads to.
+fn endpoints(server: &Server) -> Result<usize> {
+    let selector = "kubernetes.io/service-name=kubernetes";
+    Ok(server.kubectl(&["get", "endpointslices", "-l", selector, "-o", "name"])?.lines().count())
+}
+
+/// Runs `orlop` as a user with this kubeconfig and home.
+fn user(server: &Server, kubeconfig: &Path, home: &Path, args: &[&str], input: &str) -> Result<String> {
+    let said = run(server.orlop(args)?.env("KUBECONFIG", kubeconfig).env("HOME", home), input);
+    ensure!(said.ok, "orlop {} failed:\n{}{}", args.join(" "), said.out, said.err);
+    Ok(said.out)
+}
+
+#[test]
+fn a_user_goes_on_when_the_server_that_the_kubeconfig_names_is_dead() -> Result<()> {
+    let homes = tempfile::tempdir().context("make a folder")?;
+    let [old, new] = ["old", "new"].map(|name| homes.path().join(name));
+    let first = Server::start(&["--server-name", "a"])?;
+    // copied before there were others: this user's commands remember them
+    std::fs::copy(first.kubeconfig(), &old).context("copy the kubeconfig")?;
+    let mut servers = grown(first, &["b", "c"])?;
+    let [remembering, fresh] = ["remembering", "fresh"].map(|name| homes.path().join(name));
+    user(&servers[0], &old, &remembering, &["get", "namespaces"], "")?;
+    // copied later: it tells of the others
+    let urls: Vec<_> = servers.iter().map(Server::url).collect();
+    servers[0].until("the kubeconfig tells of all servers", |server| {
+        let text = std::fs::read_to_string(server.kubeconfig()).context("read the kubeconfig")?;
+        Ok(urls.iter().all(|url| text.contains(&format!("- {url}"))))
+    })?;
+    std::fs::copy(servers[0].kubeconfig(), &new).context("copy the kubeconfig")?;
+    servers[0].kubectl(&["get", "namespaces"])?;
+    let mut dead = servers.remove(0);
+    dead.kill()?;
+    for (kubeconfig, home) in [(&old, &remembering), (&new, &fresh)] {
+        user(&dead, kubeconfig, home, &["apply", "-f", "-"], DEPLOYMENT)?;
+        let shown = user(&dead, kubeconfig, home, &["get", "deployments"], "")?;
+        ensure!(shown.contains("web"), "the Deployment is not shown:\n{shown}");
+    }
+    // a server that starts again before it has heard of the others does not forget them
+    servers.clear();
+    let refused = dead.orlop(&["get", "namespaces"])?.env("KUBECONFIG", &new).output().context("run orlop")?;
+    let text = String::from_utf8_lossy(&refused.stderr);
+    ensure!(!refused.status.success() && text.contains("reach the server"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn a_node_goes_on_when_all_servers_that_it_was_started_with_are_gone_for_good() -> Result<()> {
+    let mut stage = Stage::raise(1, &["--server-name", "first"])?;
+    let others = [Joined::start(&stage, 1)?, Joined::start(&stage, 2)?];
+    stage.until("all servers have a vote", PATIENCE, |s| {
+        let members = s.orlop(&["server", "members"])?;
+        Ok(members.matches("follower").count() == 2 && members.matches(" Ready ").count() == 3)
+    })?;
+    let identity = stage.folder().join("data/node-1/pki/credentials.json");
+    stage.until("the node has been told of all servers", PATIENCE, |_| {
+        let text = std::fs::read_to_string(&identity).context("read the node's credentials")?;
+        Ok(text.matches("https://172.30.0.1:").count() == 3)
+    })?;
+    let id = line(&stage.orlop(&["server", "members"])?, "first")?[0].clone();
+    stage.cluster.kill_server()?;
+    let survivor = &others[0];
+    let runs = |stage: &Stage, name: &str| {
+        stage.until(&format!("pod {name} runs"), PATIENCE, |s| {
+            let pods = survivor.orlop(s, &["get", "pods"], "")?;
+            Ok(pods.lines().any(|line| line.starts_with(name) && line.contains("Running")))
+        })
+    };
+    survivor.orlop(&stage, &["apply", "-f", "-"], &manifest::pod("one", &["sleep", "3600"], ""))?;
+    runs(&stage, "one")?;
+    let nodes = survivor.orlop(&stage, &["get", "nodes"], "")?;
+    ensure!(nodes.contains(" Ready "), "the node is lost:\n{nodes}");
+    // the first server is gone for good, and the node starts again with nothing but its name on the command line
+    survivor.orlop(&stage, &["server", "remove", &id], "")?;
+    stage.cluster.power_off(0)?;
+    stage.cluster.power_on(0)?;
+    survivor.orlop(&stage, &["apply", "-f", "-"], &manifest::pod("two", &["sleep", "3600"], ""))?;
+    runs(&stage, "two")?;
+    drop(others);
+    stage.strike()
+}
+
+#[test]
+fn a_node_renews_its_certificates_while_its_connections_go_on() -> Result<()> {
+    let mut stage = Stage::raise(1, &["--cluster-signing-duration", "40s"])?;
+    let path = stage.folder().join("data/node-1/pki/credentials.json");
+    let held = || -> Result<Validity> {
+        let text = std::fs::read(&path).context("read the node's credentials")?;
+        let identity: Identity = serde_json::from_slice(&text).context("understand the node's credentials")?;
+        validity(&identity.credentials.certificate).context("the node holds no certificate")
+    };
+    let first = held()?;
+    // prints without end
+    stage.apply(&manifest::pod("counter", &["print", "100000", "100"], ""))?;
+    stage.until("it prints", PATIENCE, |s| Ok(!s.try_kubectl(&["logs", "counter", "--tail=1"]).out.is_empty()))?;
+    let log = Following::start(stage.command(&newest_kubectl()?).args(["logs", "-f", "counter", "--tail=1"]))?;
+    stage.until("the node's first certificate has run out, and it has another", PATIENCE, |_| {
+        Ok(first.has_ended(now()?) && held()?.from > first.from)
+    })?;
+    // the old connection goes on, and new ones are trusted: to the API by what the agent does, and to the node by exec
+    drop(log.lines());
+    log.line_with("", PATIENCE)?;
+    ensure!(stage.kubectl(&["get", "nodes"])?.contains(" Ready "), "the node is lost");
+    stage.kubectl(&["exec", "counter", "--", "/testapp", "resolve", "kubernetes.default.svc.cluster.local"])?;
+    // an agent that starts again asks with what it was given last
+    stage.cluster.power_off(0)?;
+    stage.cluster.power_on(0)?;
+    stage.apply(&manifest::pod("after", &["sleep", "3600"], ""))?;
+    stage.until("a pod runs", PATIENCE, |s| Ok(s.field("pod/after", "{.status.phase}")? == "Running"))?;
+    stage.strike()
+}
+
+/// Seconds since 1970.
+fn now() -> Result<i64> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("read the clock")?;
+    i64::try_from(since.as_secs()).context("read the clock")
+}
+
+#[test]
+fn a_join_that_never_starts_is_the_same_member_when_it_is_tried_again() -> Result<()> {
+    let mut server = Server::start(&["--server-name", "a"])?;
+    let (url, token, own) = (server.url(), server.server_token()?, server.peer_url());
+    let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
+    let join = |peer: &str| runtime.block_on(join_server(&url, &token, &[peer.to_owned()]));
+    // nothing listens there, and nothing will
+    let (one, again) = (join("https://127.0.0.1:1")?, join("https://127.0.0.1:1")?);
+    ensure!(one.member == again.member && again.members.len() == 2, "a second try made a second member");
+    let shown = line(&server.ask(&["server", "members"])?, "learner")?;
+    ensure!(shown[1..4] == ["<none>", "NotStarted", "learner"], "{shown:?}");
+    let Err(taken) = join(&own) else { bail!("a server took the place of one that lives") };
+    ensure!(taken.to_string().contains("orlop server remove 1"), "{taken}");
+    server.ask(&["server", "remove", &one.member])?;
+    server.until("it is alone again", |server| Ok(server.ask(&["server", "members"])?.lines().count() == 2))
+}
+
+/// Runs `orlop server ARGS`, which must be refused; what it says.
+fn refused(server: &Server, args: &[&str]) -> Result<String> {
+    let said = server.try_ask(&[&["server"], args].concat())?;
+    ensure!(!said.ok, "orlop server {} was done:\n{}", args.join(" "), said.out);
+    Ok(said.err)
+}
+
+#[test]
+fn a_dead_server_is_replaced_under_its_name_and_address() -> Result<()> {
+    let mut servers = three()?;
+    let mut dead = servers.pop().context("there are three")?;
+    dead.kill()?;
+    let members = servers[0].ask(&["server", "members"])?;
+    let id = |name: &str| -> Result<String> { Ok(line(&members, name)?[0].clone()) };
+    servers[0].until("the dead one is known for dead", |server| {
+        Ok(line(&server.ask(&["server", "members"])?, "c")?[2] == "NotReady")
+    })?;
+    let why = refused(&servers[0], &["remove", &id("b")?])?;
+    ensure!(why.contains("Conflict") && why.contains("no majority"), "{why}");
+    servers[0].ask(&["server", "remove", &id("c")?])?;
+    // with what it had it is nobody's member, and says what to do
+    let (url, token) = (servers[0].url(), servers[0].server_token()?);
+    dead.use_args(&["--server-name", "c", "--join", &url, "--token", &token]);
+    let Err(why) = dead.resume() else { bail!("a server that was removed serves") };
+    ensure!(format!("{why:#}").contains("to join again it needs an empty directory"), "{why:#}");
+    dead.kill()?;
+    dead.lose_everything()?;
+    dead.resume()?;
+    have_votes(&mut servers[0], 3)?;
+    let new = line(&servers[0].ask(&["server", "members"])?, "c")?[0].clone();
+    ensure!(new != id("c")?, "the id of a member that was removed was given again");
+    dead.kubectl(&["create", "configmap", "through-the-new-one"])?;
+    servers[0].kubectl(&["get", "configmap", "through-the-new-one"]).map(drop)
+}
+
+#[test]
+fn a_leader_is_removed_after_it_has_handed_over_and_the_last_server_is_not() -> Result<()> {
+    let mut servers = grown(Server::start(&["--server-name", "a"])?, &["b"])?;
+    let members = servers[0].ask(&["server", "members"])?;
+    let leader = line(&members, "leader")?;
+    let place = if leader[1] == "a" { 0 } else { 1 };
+    let mut leading = servers.remove(place);
+    // asked through itself, which it answers before it ends
+    let left = leading.ask(&["server", "remove", &leader[0]])?;
+    let ids: Vec<_> = left.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    ensure!(ids.len() == 1 && ids[0] != leader[0], "not only the other is left:\n{left}");
+    leading.until("it ends", Server::has_ended)?;
+    let last = line(&servers[0].ask(&["server", "members"])?, "leader")?;
+    ensure!(last[0] != leader[0], "the lead was not handed over");
+    let why = refused(&servers[0], &["remove", &last[0]])?;
+    ensure!(why.contains("only member with a vote"), "{why}");
+    let why = refused(&servers[0], &["remove", "77"])?;
+    ensure!(why.contains("no member 77"), "{why}");
+    servers[0].kubectl(&["create", "configmap", "alone"]).map(drop)
 }
 
 #[test]
@@ -92,24 +324,6 @@ fn etcds_tools_see_the_store_and_a_certificate_of_the_cluster_does_not() -> Resu
         ". ./etcd.env && ETCDCTL_CERT=pki/admin.crt ETCDCTL_KEY=pki/admin.key etcdctl get / --command-timeout=3s";
     let refused = server.shell(stranger);
     ensure!(!refused.ok, "whoever holds a certificate of the cluster read the store:\n{}", refused.out);
-    Ok(())
-}
-
-#[test]
-fn a_server_that_died_while_it_joined_may_ask_again() -> Result<()> {
-    let server = Server::start(&[])?;
-    let (url, token) = (server.url(), server.server_token()?);
-    client::config::install_crypto();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
-    let ask = |peer: &str| {
-        let joined = runtime.block_on(client::join::join_server(&url, token.trim(), &[peer.to_owned()]));
-        joined.map(|enlisted| enlisted.member).with_context(|| format!("join as {peer}"))
-    };
-    // nobody has these ports; nobody is to start there
-    let (first, again) = (ask("https://127.0.0.1:1")?, ask("https://127.0.0.1:1")?);
-    ensure!(first == again, "it was taken for two: {first} and {again}");
-    let other = ask("https://127.0.0.1:2")?;
-    ensure!(first != other, "two servers were taken for one: {other}");
     Ok(())
 }
 

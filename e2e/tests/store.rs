@@ -45,7 +45,7 @@ struct Shared {
 fn nothing_acknowledged_is_lost_in_twenty_crashes() -> Result<()> {
     let mut server = Server::start(&[])?;
     let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
-    let client = runtime.block_on(client::config::from_kubeconfig(&server.kubeconfig(), None))?;
+    let client = runtime.block_on(client::kubeconfig::client(&server.kubeconfig(), None))?;
     let shared = Arc::new(Shared {
         starts: watch::Sender::new(0),
         over: AtomicBool::new(false),

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
+use client::shown::Shown;
+
 /// One node's settings.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -54,10 +56,8 @@ pub struct Serving {
     pub address: IpAddr,
     /// Port to listen on; 0 takes a free one, which the Node object then names.
     pub port: u16,
-    /// The server's certificate chain, PEM.
-    pub certificate: String,
-    /// Its key, PEM.
-    pub key: String,
+    /// The server's certificate, which may be exchanged while it serves.
+    pub certificate: Shown,
     /// Who signs the clients that may ask, PEM.
     pub client_ca: String,
 }

@@ -13,7 +13,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use rustls::{RootCertStore, ServerConfig, crypto::ring, server::WebPkiClientVerifier};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -29,7 +29,7 @@ pub enum Error {
     /// Something is no certificate or key.
     #[error("cannot read the {what} of the kubelet API")]
     Pem {
-        /// `certificate`, `key`, `client CA`.
+        /// `client CA`.
         what: &'static str,
         /// What is wrong with it.
         #[source]
@@ -105,8 +105,6 @@ impl Server {
 
 fn tls(serving: &Serving) -> Result<ServerConfig, Error> {
     let pem = |what| move |source| Error::Pem { what, source };
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(serving.certificate.as_bytes()).collect();
-    let key = PrivateKeyDer::from_pem_slice(serving.key.as_bytes()).map_err(pem("key"))?;
     let mut roots = RootCertStore::empty();
     for ca in CertificateDer::pem_slice_iter(serving.client_ca.as_bytes()) {
         roots.add(ca.map_err(pem("client CA"))?)?;
@@ -117,7 +115,7 @@ fn tls(serving: &Serving) -> Result<ServerConfig, Error> {
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain.map_err(pem("certificate"))?, key)?;
+        .with_cert_resolver(Arc::new(serving.certificate.clone()));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }

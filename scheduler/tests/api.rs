@@ -30,10 +30,10 @@ impl World {
             data_dir: data.path().to_owned(),
             store: Arc::new(store::memory::Memory::new()),
             members: None,
-            exclusive: true,
             history: None,
             advertise: Vec::new(),
             names: Vec::new(),
+            signing_duration: apiserver::pki::NODE_LIFE,
             url: "https://127.0.0.1:6443".into(),
         })
         .unwrap();

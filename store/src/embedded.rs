@@ -34,9 +34,9 @@ use crate::mvcc::history::Window;
 use crate::mvcc::watchers::WATCHER_LIMIT;
 use crate::mvcc::{Action, Outcome, codec, limits};
 use crate::replica::directory::Directory;
-use crate::replica::disk::{Disk, Folder};
+use crate::replica::disk::{Disk, Folder, LOCK};
 use crate::replica::engine::{Engine, Shared};
-use crate::replica::identity::Identity;
+use crate::replica::identity::{self, Identity};
 use crate::replica::member::{Config, Reply};
 use crate::replica::node::{Call, Input, Node, Nowhere, Post};
 use crate::replica::peer::Peers;
@@ -110,6 +110,26 @@ pub struct Embedded {
 }
 
 impl Embedded {
+    /// Whether `dir` holds a member. A start that was cut off before it had written down who it is leaves none.
+    ///
+    /// # Errors
+    /// [`Error::Disk`] when it cannot be read.
+    pub fn is_in(dir: &Path) -> Result<bool, Error> {
+        let failed = |source| Error::Disk { operation: "list", path: dir.to_owned(), source };
+        let files = match std::fs::read_dir(dir) {
+            Ok(files) => files,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(failed(error)),
+        };
+        for file in files {
+            let name = file.map_err(failed)?.file_name();
+            if name != LOCK && name != identity::TEMPORARY {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Opens the store in `dir`, which is made when there is none, as a member alone. Blocks while it reads what is there:
     /// about a second for a gigabyte.
     ///

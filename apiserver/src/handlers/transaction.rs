@@ -292,6 +292,7 @@ impl Attempt {
             query: call.query.without("dryRun"),
             headers,
             at: None,
+            lease: None,
         })
     }
 

@@ -4,58 +4,55 @@
 //! The authority is kept; certificates are made when they are asked for and live a week, so that nothing that is stolen or
 //! forgotten stays good, and nothing runs out while the server runs.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
-use parking_lot::Mutex;
-use rcgen::{ExtendedKeyUsagePurpose, Issuer, KeyPair};
+use api::validity::Validity;
+use rcgen::ExtendedKeyUsagePurpose;
 use rustls::{
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::{ClientHello, ResolvesServerCert},
-    sign::CertifiedKey,
+    pki_types::{CertificateDer, pem::PemObject as _},
+    server::ResolvesServerCert,
 };
 use store::embedded::cluster::{MEMBER_NAME, PeerTls};
-use tokio::time::Instant;
 
-use super::{Error, Pair, authority, certificate, kept, key, lasting, leaf, write};
+use super::{
+    Error, Pair,
+    authority::{Authority, Leaf},
+    now, read_named,
+    renewed::Renewed,
+    write,
+};
 
 /// The authority's files.
 pub const KEPT: [&str; 2] = ["store-ca.crt", "store-ca.key"];
 
-/// Days that a certificate of the store's authority lives.
-const DAYS: i64 = 7;
+/// How long a certificate of the store's authority holds, seconds.
+const LIFE: i64 = 7 * 86_400;
 
-/// How old the certificate of etcd's API becomes before it is made anew.
-const RENEW_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+/// What the authority's files in `dir` hold, by name.
+pub fn read(dir: &Path) -> Result<Vec<(String, String)>, Error> {
+    KEPT.into_iter().map(|name| read_named(dir, name)).collect()
+}
 
 /// The authority of the store.
-pub struct StorePki {
-    ca: String,
-    issuer: Issuer<'static, KeyPair>,
-}
+pub struct StorePki(Authority);
 
 impl StorePki {
     /// Loads it from `dir`, or makes it.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         std::fs::create_dir_all(dir).map_err(|source| Error::File { operation: "create", path: dir.into(), source })?;
-        let [certificate, private] = KEPT.map(|name| dir.join(name));
-        let ca_key = key(&private)?;
-        let ca = kept(&certificate, || authority("orlop-store-ca", &ca_key))?;
-        let issuer = Issuer::from_ca_cert_pem(&ca, ca_key)
-            .map_err(|source| Error::Unusable { path: certificate.clone(), source })?;
-        Ok(Self { ca, issuer })
+        Ok(Self(Authority::open(dir, "orlop-store-ca", KEPT)?))
     }
 
     fn pair(&self, subject: &str, names: &[String], usages: &[ExtendedKeyUsagePurpose]) -> Result<Pair, Error> {
-        let mut params = leaf(subject, &[], names, usages)?;
-        lasting(&mut params, jiff::Span::new().days(DAYS));
-        certificate(subject, &params, &self.issuer, &self.ca)
+        let leaf = Leaf { subject, groups: &[], names, usages };
+        self.0.issue(&leaf, Validity::starting(now(), LIFE))
     }
 
     /// What a member shows to the others; a new one at each call.
     pub fn member(&self) -> Result<PeerTls, Error> {
         let both = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let pair = self.pair(MEMBER_NAME, &[MEMBER_NAME.to_owned()], &both)?;
-        Ok(PeerTls { ca: self.ca.clone().into(), cert: pair.certificate.into(), key: pair.key.into() })
+        Ok(PeerTls { ca: self.0.ca.clone().into(), cert: pair.certificate.into(), key: pair.key.into() })
     }
 
     /// Writes what etcd's tools need to use the API at `url`: a client certificate, and `etcd.env` to be sourced by a shell.
@@ -77,61 +74,25 @@ impl StorePki {
     }
 
     /// The certificate of etcd's API for these names and addresses, renewed by itself.
-    pub fn serving(self: &Arc<Self>, names: Vec<String>) -> Arc<dyn ResolvesServerCert> {
-        Arc::new(Renewed { pki: Arc::clone(self), names, newest: Mutex::new(None) })
+    ///
+    /// # Errors
+    /// When the first cannot be made.
+    pub fn serving(self: &Arc<Self>, names: Vec<String>) -> Result<Arc<dyn ResolvesServerCert>, Error> {
+        let pki = Arc::clone(self);
+        let renewed = Renewed::new("etcd", LIFE, move |validity| {
+            let usages = &[ExtendedKeyUsagePurpose::ServerAuth];
+            pki.0.issue(&Leaf { subject: "etcd", groups: &[], names: &names, usages }, validity)
+        });
+        Ok(Arc::new(renewed?))
     }
 
     /// Whose clients are let in.
     pub fn clients(&self) -> rustls::RootCertStore {
         let mut roots = rustls::RootCertStore::empty();
-        let found = CertificateDer::pem_slice_iter(self.ca.as_bytes()).flatten();
+        let found = CertificateDer::pem_slice_iter(self.0.ca.as_bytes()).flatten();
         roots.add_parsable_certificates(found);
         roots
     }
-}
-
-/// A certificate that is made anew every day.
-struct Renewed {
-    pki: Arc<StorePki>,
-    names: Vec<String>,
-    newest: Mutex<Option<(Instant, Arc<CertifiedKey>)>>,
-}
-
-impl std::fmt::Debug for Renewed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Renewed").field("names", &self.names).finish_non_exhaustive()
-    }
-}
-
-impl ResolvesServerCert for Renewed {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let mut newest = self.newest.lock();
-        if let Some((since, made)) = &*newest
-            && since.elapsed() < RENEW_AFTER
-        {
-            return Some(Arc::clone(made));
-        }
-        let pair = self.pki.pair("etcd", &self.names, &[ExtendedKeyUsagePurpose::ServerAuth]);
-        let made = pair.map_err(|error| error.to_string()).and_then(|pair| certified(&pair));
-        match made {
-            Ok(made) => {
-                let made = Arc::new(made);
-                *newest = Some((Instant::now(), Arc::clone(&made)));
-                Some(made)
-            }
-            Err(error) => {
-                tracing::error!(error, "cannot make the certificate of etcd's API");
-                newest.as_ref().map(|(_, old)| Arc::clone(old))
-            }
-        }
-    }
-}
-
-fn certified(pair: &Pair) -> Result<CertifiedKey, String> {
-    let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).collect::<Result<Vec<_>, _>>();
-    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(|error| error.to_string())?;
-    let key = rustls::crypto::ring::sign::any_supported_type(&key).map_err(|error| error.to_string())?;
-    Ok(CertifiedKey::new(chain.map_err(|error| error.to_string())?, key))
 }
 
 #[cfg(test)]
@@ -148,6 +109,6 @@ mod tests {
         assert_eq!(certificate.issuer().to_string(), "CN=orlop-store-ca");
         let life = certificate.validity().not_after.timestamp() - jiff::Timestamp::now().as_second();
         assert!((6 * 86_400..=8 * 86_400).contains(&life), "{life}");
-        assert_eq!(StorePki::open(dir.path()).unwrap().ca, pki.ca, "the authority is kept");
+        assert_eq!(StorePki::open(dir.path()).unwrap().0.ca, pki.0.ca, "the authority is kept");
     }
 }

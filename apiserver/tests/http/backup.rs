@@ -52,7 +52,7 @@ async fn a_backup_holds_all_entries_and_the_keys_and_only_masters_get_it() {
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("pki");
     apiserver::backup::put_back(&place, &attachments).unwrap();
-    let other = pki::Pki::open(&place, &[]).unwrap();
+    let other = pki::Pki::open(&place, &[], pki::NODE_LIFE).unwrap();
     assert_eq!(other.join_token(), cluster.server.join_token());
     apiserver::backup::put_back(&place, &attachments).expect("the same keys are there");
     attachments.insert("sa.key".into(), "another".into());

@@ -48,10 +48,10 @@ impl Cluster {
             data_dir: dir.path().into(),
             store,
             members: None,
-            exclusive: true,
             history: None,
             advertise: vec![address],
             names: Vec::new(),
+            signing_duration: apiserver::pki::NODE_LIFE,
             url: format!("https://{address}"),
         };
         let server = Arc::new(Server::open(config).unwrap());

@@ -102,6 +102,31 @@ async fn cluster_with_pod() -> Cluster {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_renews_its_own_certificates_and_no_others() {
+    let cluster = Cluster::start().await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let wish = |node: &str| json!({"node": node, "csr": csr, "servingCsr": csr, "addresses": ["127.0.0.1"]});
+    let token = cluster.server.join_token();
+    let secret = token.rsplit('.').next().unwrap();
+    let (_, welcome) = access::remote(&cluster, None, secret, ("POST", "/join", wish("n1"))).await;
+    let certificate = welcome.pointer("/certificate").and_then(Value::as_str).unwrap().to_owned();
+    let pem = key.serialize_pem();
+    let own = Some((certificate.as_str(), pem.as_str()));
+    let (code, renewed) = access::remote(&cluster, own, "", ("POST", "/join", wish("n1"))).await;
+    assert_eq!(code, StatusCode::OK, "{renewed}");
+    assert_ne!(renewed.pointer("/certificate").and_then(Value::as_str), Some(certificate.as_str()));
+    let (code, status) = access::remote(&cluster, own, "", ("POST", "/join", wish("n2"))).await;
+    assert_eq!(code, StatusCode::FORBIDDEN, "{status}");
+    let (code, _) = access::remote(&cluster, None, "", ("POST", "/join", wish("n1"))).await;
+    assert_eq!(code, StatusCode::UNAUTHORIZED);
+    let admin =
+        ["admin.crt", "admin.key"].map(|name| std::fs::read_to_string(cluster.dir().join("pki").join(name)).unwrap());
+    let (code, _) = access::remote(&cluster, Some((&admin[0], &admin[1])), "", ("POST", "/join", wish("n1"))).await;
+    assert_eq!(code, StatusCode::UNAUTHORIZED, "only nodes renew nodes' certificates");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn logs_come_from_the_node() {
     let cluster = cluster_with_pod().await;
     let (_, text) = cluster.ask("GET", &format!("{PODS}/p/log?container=a&tailLines=3&follow=true"), Value::Null).await;

@@ -11,8 +11,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use client::{
-    Caches,
+    Caches, Credentials,
+    config::Link,
     join::{self, Identity},
+    servers::Servers,
+    shown::Shown,
 };
 use netd::Netd;
 use nodeagent::{
@@ -25,6 +28,7 @@ use crate::{
     args::Agent,
     cluster,
     wiring::{
+        identity::Keeper,
         names,
         network::{LateNetwork, Starter},
     },
@@ -32,6 +36,8 @@ use crate::{
 
 /// Where this host says who resolves names for it.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Where the node's credentials are, below its folder.
+const PKI: &str = "pki";
 /// How long until a network that did not start is tried again.
 const NETWORK_RETRY: Duration = Duration::from_secs(1);
 
@@ -40,8 +46,11 @@ pub async fn run(args: Agent) -> Result<()> {
     let node = node_name(&args)?;
     let address = node_address(&args)?;
     let identity = identity(&args, &node, address).await?;
-    let api = client::config::connect(&identity.credentials).context("connect to the API server")?;
-    let caches = Caches::new(api);
+    let (link, asking) = connect(&args, &identity)?;
+    let caches = Caches::new(link.client);
+    let serving =
+        Shown::new(&identity.serving.certificate, &identity.serving.key).context("use the node's certificate")?;
+    keep_identity(&args, (&node, address), &identity, &caches, link.servers, (asking, serving.clone()));
     let shutdown = super::server::until_terminated()?;
     let images = image::Store::open(image_dir(&args)).context("open the image store")?;
     let runtime = builtin::Config::new(args.data_dir.join("runtime"), format!("/{}", args.cgroup_root));
@@ -50,7 +59,7 @@ pub async fn run(args: Agent) -> Result<()> {
     let start =
         Start { config: network_config(&args, &node, address)?, caches: caches.clone(), runtime: runtime.clone() };
     tokio::spawn(start.run(starter, shutdown.clone()));
-    let config = config(&args, node, address, &identity)?;
+    let config = config(&args, node, address, serving, &identity)?;
     let pull = image::PullOptions { insecure: args.insecure_registries.clone(), ..image::PullOptions::default() };
     let images = nodeagent::images::store::Store::new(images, pull);
     nodeagent::run(config, caches, Arc::new(runtime), Arc::new(network), Arc::new(images), shutdown)
@@ -134,19 +143,49 @@ fn node_address(args: &Agent) -> Result<Ipv4Addr> {
 
 /// What the node holds from an earlier join, or joins now.
 async fn identity(args: &Agent, node: &str, address: Ipv4Addr) -> Result<Identity> {
-    let folder = args.data_dir.join("pki");
-    if let Some(mut identity) = join::load(&folder).context("read the node's credentials")? {
-        identity.credentials.servers.clone_from(&args.server);
-        return Ok(identity);
-    }
+    let folder = args.data_dir.join(PKI);
+    let known = join::load(&folder).context("read the node's credentials")?;
+    let has_ended = |identity: &Identity| {
+        let now = jiff::Timestamp::now().as_second();
+        join::validity(&identity.credentials.certificate).is_none_or(|validity| validity.has_ended(now))
+    };
+    let why = match known {
+        Some(identity) if !has_ended(&identity) => return Ok(identity),
+        Some(_) => "this node's certificate has run out while it was off",
+        None => "this node has not joined yet",
+    };
     let Some(token) = &args.token else {
-        bail!("this node has not joined yet: give --token, which `orlop server` writes to <data-dir>/token");
+        bail!("{why}: give --token, which `orlop server` writes to <data-dir>/token");
     };
     let identity = join::join(&args.server, token, node, &[address.into()])
         .await
         .with_context(|| format!("join the cluster at {}", args.server.join(", ")))?;
     join::store(&folder, &identity).context("keep the node's credentials")?;
     Ok(identity)
+}
+
+/// Connects to the servers that the command line names; behind them are those that the cluster told of before.
+fn connect(args: &Agent, identity: &Identity) -> Result<(Link, Shown)> {
+    let credentials = Credentials { servers: args.server.clone(), ..identity.credentials.clone() };
+    let (link, shown) = client::config::connect(&credentials).context("connect to the API server")?;
+    link.servers.tell(&identity.credentials.servers);
+    Ok((link, shown))
+}
+
+/// Follows the cluster's servers, and keeps the certificates good that the node asks and serves with.
+fn keep_identity(
+    args: &Agent,
+    (node, address): (&str, Ipv4Addr),
+    identity: &Identity,
+    caches: &Caches,
+    servers: Servers,
+    (asking, serving): (Shown, Shown),
+) {
+    let keeper = Arc::new(Keeper::new(args.data_dir.join(PKI), identity.clone()));
+    let (keeping, caches, node) = (Arc::clone(&keeper), caches.clone(), node.to_owned());
+    let client = caches.client().clone();
+    tokio::spawn(async move { client::servers::follow(&caches, &servers, |servers| keeping.remember(servers)).await });
+    tokio::spawn(async move { keeper.renew(&client, &node, &[address.into()], &asking, &serving).await });
 }
 
 fn image_dir(args: &Agent) -> PathBuf {
@@ -178,19 +217,14 @@ fn resolver(text: &str) -> Result<SocketAddr> {
     address.with_context(|| format!("--upstream-dns {text:?} is not IP or IP:PORT"))
 }
 
-fn config(args: &Agent, node: String, address: Ipv4Addr, identity: &Identity) -> Result<Config> {
+fn config(args: &Agent, node: String, address: Ipv4Addr, certificate: Shown, identity: &Identity) -> Result<Config> {
     let labels = args.labels.iter().map(|label| {
         let (key, value) = label.split_once('=').with_context(|| format!("--node-label {label:?} is not KEY=VALUE"))?;
         Ok((key.to_owned(), value.to_owned()))
     });
     let labels = labels.collect::<Result<BTreeMap<_, _>>>()?;
-    let serving = Serving {
-        address: address.into(),
-        port: args.port,
-        certificate: identity.serving.certificate.clone(),
-        key: identity.serving.key.clone(),
-        client_ca: identity.credentials.ca.clone(),
-    };
+    let serving =
+        Serving { address: address.into(), port: args.port, certificate, client_ca: identity.credentials.ca.clone() };
     Ok(Config {
         addresses: vec![address.into()],
         labels,

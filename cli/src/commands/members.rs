@@ -3,24 +3,12 @@
 use std::io::Write;
 
 use anyhow::{Context, Result};
-use apiserver::members::ROOT;
+use api::members::{Condition, Member, ROOT};
 use http::Method;
-use serde::Deserialize;
 
 use crate::{args::ServerAction, output::Columns, rest::Rest};
 
 const JSON: &str = "application/json";
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Member {
-    id: String,
-    name: String,
-    peer_urls: Vec<String>,
-    client_urls: Vec<String>,
-    learner: bool,
-    leader: bool,
-}
 
 /// Does what is asked, and shows the members.
 pub async fn run(rest: &Rest, action: &ServerAction, out: &mut impl Write) -> Result<()> {
@@ -30,15 +18,27 @@ pub async fn run(rest: &Rest, action: &ServerAction, out: &mut impl Write) -> Re
         ServerAction::Lead { id } => (Method::POST, format!("{ROOT}/{id}/lead")),
     };
     let members: Vec<Member> = rest.call(method, &path, JSON, None).await?;
-    let mut rows = vec![["ID", "NAME", "ROLE", "PEERS", "ETCD"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["ID", "NAME", "STATUS", "ROLE", "PEERS", "ETCD"].map(str::to_owned).to_vec()];
     rows.extend(members.into_iter().map(|member| {
         let role = match (member.leader, member.learner) {
             (true, _) => "leader",
             (false, true) => "learner",
             (false, false) => "follower",
         };
-        let name = if member.name.is_empty() { "<not started>".to_owned() } else { member.name };
-        vec![member.id, name, role.to_owned(), member.peer_urls.join(","), member.client_urls.join(",")]
+        let status = match member.condition() {
+            Condition::NotStarted => "NotStarted",
+            Condition::Ready => "Ready",
+            Condition::NotReady => "NotReady",
+        };
+        let name = if member.name.is_empty() { "<none>".to_owned() } else { member.name };
+        vec![
+            member.id,
+            name,
+            status.to_owned(),
+            role.to_owned(),
+            member.peer_urls.join(","),
+            member.client_urls.join(","),
+        ]
     }));
     Columns::default().print(out, &rows).context("print")
 }

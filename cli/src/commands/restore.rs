@@ -24,8 +24,8 @@ use crate::args::Restore;
 /// The root of all keys of the API.
 const ROOT: &str = "/registry/";
 
-/// What is written to raise the revision of an etcd cluster.
-const FILLER: &[u8] = b"/registry/beginning";
+/// What is written to raise the revision of an etcd cluster. Nobody reads it.
+const FILLER: &[u8] = b"/registry/filler";
 
 /// The store while it is being restored: a crash leaves no half of one under its name.
 const PARTIAL: &str = "store.restoring";

@@ -45,11 +45,10 @@ pub async fn run(args: Server) -> Result<()> {
         data_dir: args.data_dir.clone(),
         store,
         members: embedded.clone().map(|store| store as Arc<dyn Membership>),
-        // other servers write, too; asking a store that is alone how far it is costs next to nothing
-        exclusive: false,
         history: embedded.is_none().then(|| args.history.unwrap_or(ETCD_HISTORY)),
         advertise: vec![advertise],
         names: args.tls_sans.clone(),
+        signing_duration: args.cluster_signing_duration,
         url: format!("https://{external}"),
     })
     .context("open the API server")?;

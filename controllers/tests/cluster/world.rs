@@ -29,10 +29,10 @@ impl World {
             data_dir: data.path().to_owned(),
             store: Arc::new(store::Memory::new()),
             members: None,
-            exclusive: true,
             history: None,
             advertise: vec!["127.0.0.1:6443".parse().unwrap()],
             names: Vec::new(),
+            signing_duration: apiserver::pki::NODE_LIFE,
             url: "https://127.0.0.1:6443".into(),
         });
         let server = Arc::new(server.unwrap());

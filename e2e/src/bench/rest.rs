@@ -35,7 +35,7 @@ pub async fn start(figures: &mut Figures) -> Result<()> {
         server_args: Vec::new(),
         agent_args: Vec::new(),
     })?;
-    let client = client::config::from_kubeconfig(&cluster.kubeconfig(), None).await.context("use the kubeconfig")?;
+    let client = client::kubeconfig::client(&cluster.kubeconfig(), None).await.context("use the kubeconfig")?;
     let mut pause = tokio::time::interval(LOOK);
     while client.request_text(http::Request::get("/readyz").body(Vec::new())?).await.is_err() {
         pause.tick().await;

@@ -41,7 +41,7 @@ impl Subject {
 
     /// A connection of its own.
     pub async fn client(&self) -> Result<Client> {
-        client::config::from_kubeconfig(&self.kubeconfig, None).await.context("use the kubeconfig")
+        client::kubeconfig::client(&self.kubeconfig, None).await.context("use the kubeconfig")
     }
 
     /// Makes the namespace that benchmarks work in.

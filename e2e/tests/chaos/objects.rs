@@ -12,8 +12,9 @@ use anyhow::{Context, Result, ensure};
 use e2e::{Rack, stage::PATIENCE};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
-    Api, Client,
+    Api, Client, Config,
     api::{ListParams, ObjectMeta, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
 };
 use store::check::Nanos;
 use tokio::{
@@ -75,8 +76,12 @@ impl Objects {
     }
 }
 
+/// To this server alone: a user's connection would go to another one while it is down.
 async fn connect(kubeconfig: PathBuf) -> Result<Client> {
-    ::client::config::from_kubeconfig(&kubeconfig, None).await.context("use a kubeconfig")
+    ::client::config::install_crypto();
+    let file = Kubeconfig::read_from(kubeconfig).context("read a kubeconfig")?;
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
+    Client::try_from(config.context("use a kubeconfig")?).context("use a kubeconfig")
 }
 
 async fn create(client: Client, server: usize, acknowledged: Acknowledged, clock: store::check::Clock) {

@@ -105,8 +105,7 @@ async fn only_the_api_server_may_ask() {
     let serving = Serving {
         address: std::net::Ipv4Addr::LOCALHOST.into(),
         port: 0,
-        certificate: own.certificate.clone(),
-        key: own.key.clone(),
+        certificate: client::shown::Shown::new(&own.certificate, &own.key).unwrap(),
         client_ca: ours.certificate.clone(),
     };
     let server = Server::bind(&serving).await.unwrap();

@@ -157,10 +157,10 @@ async fn a_refilled_store_has_the_same_values_and_a_higher_revision() {
         refill.put(entry).await.unwrap();
     }
     let mut told = 0;
-    let reached = refill.finish(b"/registry/beginning", head.revision, |revision| told = revision).await.unwrap();
+    let reached = refill.finish(b"/registry/filler", head.revision, |revision| told = revision).await.unwrap();
     assert!(reached > head.revision && told == reached);
     let (mut is, was) = (held(&other).await, held(&store).await);
-    is.retain(|entry| entry.key != "/registry/beginning");
+    is.retain(|entry| entry.key != "/registry/filler");
     let short = |entries: Vec<Entry>| entries.into_iter().map(|e| (e.key, e.value, e.lease != 0)).collect::<Vec<_>>();
     assert_eq!(short(is), short(was));
     assert_eq!(other.status().await.unwrap().compacted, reached);

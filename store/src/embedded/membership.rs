@@ -6,7 +6,7 @@ use crate::backend::Error;
 use crate::embedded::Embedded;
 use crate::members::{Member, MemberId, Membership, Standing};
 use crate::replica::engine::Shared;
-use crate::replica::member::Reply;
+use crate::replica::member::{REMOVED, Reply};
 use crate::replica::node::Input;
 use crate::replica::proposals::Proposal;
 use crate::replica::roster::Change;
@@ -19,8 +19,11 @@ impl Embedded {
             return Err(Error::Unavailable { operation, why });
         }
         change.check().map_err(|why| Error::Invalid { why })?;
+        let leaves = matches!(change, Change::Remove(id) if id == self.standing().member);
         match self.propose(operation, Proposal::Change(change), 1).await {
             Ok(Reply::Changed(member)) => Ok(member),
+            // it asked to be removed, and hears no more than that it was
+            Err(Error::Unavailable { why, .. } | Error::Uncertain { why, .. }) if leaves && why == REMOVED => Ok(None),
             Ok(other) => unreachable!("the answer to a change of members is {other:?}"),
             Err(Error::Unavailable { why, .. }) => Err(Error::Unavailable { operation, why }),
             Err(Error::Uncertain { why, .. }) => Err(Error::Uncertain { operation, why }),

@@ -26,7 +26,7 @@ pub(crate) fn judge(change: Change, view: &View) -> Result<Change, String> {
     if change.configures().is_some() && view.pending {
         return Err("another change of the members is under way; try again when it is done".to_owned());
     }
-    let known = |id: MemberId| roster.get(id).ok_or_else(|| format!("member {id} not found"));
+    let known = |id: MemberId| roster.get(id).ok_or_else(|| format!("there is no member {id:x}"));
     match change {
         Change::Add(member) => {
             let taken = |url: &String| roster.members().any(|other| other.peer_urls.contains(url));
@@ -42,11 +42,11 @@ pub(crate) fn judge(change: Change, view: &View) -> Result<Change, String> {
         }
         Change::Promote(id) => {
             if !known(id)?.learner {
-                return Err(format!("member {id} is not a learner"));
+                return Err(format!("member {id:x} is not a learner"));
             }
             let lag = (view.lag)(id);
             if !(view.alive)(id) || lag > CAUGHT_UP {
-                return Err(format!("learner {id} has not caught up with the leader; try again later"));
+                return Err(format!("learner {id:x} has not caught up with the leader; try again later"));
             }
             Ok(Change::Promote(id))
         }
@@ -54,10 +54,13 @@ pub(crate) fn judge(change: Change, view: &View) -> Result<Change, String> {
             let learner = known(id)?.learner;
             let (voters, alive) = votes(view, Some(id));
             if !learner && voters == 0 {
-                return Err("the only voting member cannot be removed".to_owned());
+                return Err("it is the only member with a vote: the store would be gone".to_owned());
             }
             if !learner && alive < majority(voters) {
-                return Err(format!("only {alive} of the {voters} voters that would be left are alive"));
+                return Err(format!(
+                    "{alive} of the {voters} voters that would be left are alive, and that is no majority: start those that \
+                     are down, or remove one of them first"
+                ));
             }
             Ok(Change::Remove(id))
         }

@@ -92,6 +92,9 @@ pub(crate) fn failed(operation: &'static str, path: PathBuf) -> impl FnOnce(io::
     move |source| Error::Disk { operation, path, source }
 }
 
+/// The file that is locked.
+pub(crate) const LOCK: &str = "lock";
+
 /// A folder of the machine, locked for as long as this lives: two processes that append to one log would destroy it.
 pub(crate) struct Folder {
     dir: PathBuf,
@@ -105,7 +108,7 @@ impl Folder {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
             made.map_err(failed("create", dir.to_owned()))?;
         }
-        let path = dir.join("lock");
+        let path = dir.join(LOCK);
         let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = file.map_err(failed("open", path.clone()))?;
         match file.try_lock() {

@@ -46,6 +46,9 @@ mod leading;
 /// Names one call that waits for an answer.
 pub(crate) type Token = u64;
 
+/// Why a member ends that is none any more, and what to do about it.
+pub(crate) const REMOVED: &str = "it was removed from the cluster; to join again it needs an empty directory";
+
 /// Time between two ticks.
 pub(crate) const TICK: Millis = 50;
 
@@ -327,7 +330,7 @@ impl Member {
             }
             Some(Body::Part(part)) => self.take_part(from, part),
             Some(Body::Taken(taken)) => self.taken(from, &taken),
-            Some(Body::Removed(_)) => self.stop("this member was removed from its cluster"),
+            Some(Body::Removed(_)) => self.stop(REMOVED),
             None => {}
         }
         self.set_election_timeout();
@@ -523,7 +526,7 @@ impl Member {
         self.raft.mut_store().forget(last, keep);
         self.answer_reads();
         if self.roster.was_removed(self.id) {
-            self.stop("this member was removed from its cluster");
+            self.stop(REMOVED);
         }
         Ok(fresh)
     }

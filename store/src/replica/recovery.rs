@@ -75,7 +75,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, layout: Layout, birth: Identity, kee
     // A snapshot may have been finished just before the end.
     wal.trim(index)?;
     if replay.roster.was_removed(identity.member) {
-        let why = "this member was removed from its cluster; remove the directory, and add it as a new one".to_owned();
+        let why = super::member::REMOVED.to_owned();
         return Err(Error::Unavailable { operation: "open", why });
     }
     let Replay { mut log, state, roster, applied, logged, .. } = replay;

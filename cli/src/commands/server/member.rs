@@ -40,8 +40,6 @@ pub struct Opened {
     etcd: TcpListener,
     etcd_url: String,
     names: Vec<String>,
-    /// It was added to a cluster by this process and has no vote yet.
-    joining: bool,
 }
 
 /// Opens the server's store; joins a cluster first, where the command line says so and the folder belongs to none.
@@ -62,10 +60,10 @@ pub async fn open(args: &Server, advertise: SocketAddr) -> Result<Opened> {
     let (peer_url, etcd_url) = (url(&peers)?, url(&etcd)?);
     let dir = args.data_dir.join("store");
     let start = match &args.join {
-        Some(server) if !dir.exists() => join(args, server, &peer_url).await?,
+        Some(server) if !Embedded::is_in(&dir).context("look for a store")? => join(args, server, &peer_url).await?,
+        // what is in the folder goes on as whoever it is
         Some(_) | None => Start::Found,
     };
-    let joining = matches!(start, Start::Join { .. });
     let pki = Arc::new(StorePki::open(&args.data_dir.join("pki")).context("prepare the store's keys")?);
     let certificates = Arc::clone(&pki);
     let cluster = Cluster {
@@ -90,7 +88,7 @@ pub async fn open(args: &Server, advertise: SocketAddr) -> Result<Opened> {
     let names = ["localhost", "127.0.0.1"].map(str::to_owned).into_iter();
     let names = names.chain([advertise.ip().to_string()]).chain(args.tls_sans.iter().cloned()).collect();
     let etcd = TcpListener::from_std(etcd).context("use the socket for etcd's clients")?;
-    Ok(Opened { store, pki, etcd, etcd_url, names, joining })
+    Ok(Opened { store, pki, etcd, etcd_url, names })
 }
 
 fn host_name() -> Result<String> {
@@ -110,12 +108,12 @@ async fn join(args: &Server, server: &str, peer_url: &str) -> Result<Start> {
         store_key(&dir.join(name), text)?;
     }
     let id = |text: &str| u64::from_str_radix(text, 16).with_context(|| format!("understand the id {text:?}"));
-    let members = enlisted.members.iter().map(|peer| {
+    let members = enlisted.members.into_iter().map(|peer| {
         Ok(Member {
             id: id(&peer.id)?,
-            name: peer.name.clone(),
-            peer_urls: peer.peer_urls.clone(),
-            client_urls: peer.client_urls.clone(),
+            name: peer.name,
+            peer_urls: peer.peer_urls,
+            client_urls: peer.client_urls,
             learner: peer.learner,
         })
     });
@@ -135,7 +133,10 @@ impl Opened {
     /// removed, or its disk failed) begins the shutdown itself, by `fatal`.
     pub fn start(self, data_dir: &Path, fatal: &Fatal, shutdown: &CancellationToken) -> Result<Vec<JoinHandle<()>>> {
         self.pki.write_client(data_dir, &self.etcd_url).context("write etcd.env")?;
-        let tls = grpc::Tls { certificate: self.pki.serving(self.names), clients: Arc::new(self.pki.clients()) };
+        let tls = grpc::Tls {
+            certificate: self.pki.serving(self.names).context("make the certificate of etcd's API")?,
+            clients: Arc::new(self.pki.clients()),
+        };
         let api = grpc::Server::new(Arc::clone(&self.store) as _, Arc::clone(&self.store) as _);
         let (etcd, stop) = (self.etcd, shutdown.clone());
         let serving = tokio::spawn(async move {
@@ -143,16 +144,14 @@ impl Opened {
                 tracing::error!("etcd's API ended: {:#}", anyhow::Error::from(error));
             }
         });
-        let mut tasks = vec![serving];
-        if self.joining {
-            tasks.push(tokio::spawn(promote(Arc::clone(&self.store), shutdown.clone())));
-        }
+        let mut tasks = vec![serving, tokio::spawn(promote(Arc::clone(&self.store), shutdown.clone()))];
         let (store, fatal, stop) = (self.store, fatal.clone(), shutdown.clone());
+        let dir = data_dir.join("store").display().to_string();
         tasks.push(tokio::spawn(async move {
             if let Some(why) = stop.run_until_cancelled(store.ended()).await
                 && !stop.is_cancelled()
             {
-                fatal.end(why);
+                fatal.end(format!("the store in {dir} takes part no longer: {why}"));
                 stop.cancel();
             }
         }));
@@ -160,11 +159,15 @@ impl Opened {
     }
 }
 
-/// Asks for a vote until it is given: it is refused as long as this member has not caught up.
+/// Asks for a vote until there is one: it is refused as long as this member has not caught up.
 async fn promote(store: Arc<Embedded>, shutdown: CancellationToken) {
     let own = store.standing().member;
     let mut again = tokio::time::interval(PROMOTE_EVERY);
     while shutdown.run_until_cancelled(again.tick()).await.is_some() {
+        // as this member knows; one that has just joined knows nobody yet
+        if store.members(false).await.is_ok_and(|all| all.iter().any(|member| member.id == own && !member.learner)) {
+            return;
+        }
         match store.promote_member(own).await {
             Ok(()) => {
                 tracing::info!(member = format!("{own:x}"), "caught up, and has a vote");
@@ -187,7 +190,7 @@ impl Fatal {
     /// An error, if there is a reason.
     pub fn result(&self) -> Result<()> {
         match self.0.lock().take() {
-            Some(why) => bail!("the store takes part no longer: {why}"),
+            Some(why) => bail!("{why}"),
             None => Ok(()),
         }
     }
