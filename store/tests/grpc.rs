@@ -16,6 +16,8 @@ mod etcd;
 mod etcdctl;
 #[path = "grpc/served.rs"]
 mod served;
+#[path = "grpc/users.rs"]
+mod users;
 #[path = "grpc/watching.rs"]
 mod watching;
 

@@ -56,9 +56,6 @@ fn check_size(txn: &Txn, room: usize) -> Result<usize, Error> {
                 continue;
             }
         };
-        if matches!(op, Op::Put { .. } | Op::Update { .. }) && key.is_empty() {
-            return Err(Error::Invalid { why: "a put names an empty key" });
-        }
         if matches!(op, Op::Update { value: Some(_), lease: Some(_), .. }) {
             return Err(Error::Invalid { why: "an update keeps nothing: that is a put" });
         }
