@@ -13,6 +13,7 @@ pub mod manifest;
 pub mod server;
 pub mod stage;
 pub mod story;
+pub mod upstream;
 
 pub use server::Server;
 pub use stage::Stage;

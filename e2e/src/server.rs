@@ -25,6 +25,8 @@ pub struct Server {
     address: SocketAddr,
     /// Where other servers reach its store: the same over restarts, since they remember it.
     peer: SocketAddr,
+    /// Where its store speaks etcd's API, the same over restarts, too.
+    etcd: SocketAddr,
     kubectl: PathBuf,
     folder: TempDir,
     /// Where its state is; below `folder`, or elsewhere.
@@ -49,11 +51,11 @@ impl Server {
 
     fn begin(folder: TempDir, data: PathBuf, args: &[&str]) -> Result<Self> {
         let mut args = args.iter().map(|a| (*a).to_owned()).collect();
-        let mut etcd = backing::beside(&mut args)?;
-        etcd.as_mut().map_or(Ok(()), Etcd::resume)?;
-        let [address, peer] = free_addresses()?;
-        let mut server =
-            Self { process: None, args, address, peer, kubectl: newest_kubectl()?, folder, data, _etcd: etcd };
+        let mut backing = backing::beside(&mut args)?;
+        backing.as_mut().map_or(Ok(()), Etcd::resume)?;
+        let [address, peer, etcd] = free_addresses()?;
+        let kubectl = newest_kubectl()?;
+        let mut server = Self { process: None, args, address, peer, etcd, kubectl, folder, data, _etcd: backing };
         server.resume()?;
         Ok(server)
     }
@@ -64,7 +66,7 @@ impl Server {
         let log = File::options().create(true).append(true).open(&path).context("open the server's log")?;
         let mut command = Command::new(program()?);
         command
-            .args(["--die-with-parent", "server", "--etcd-bind", "127.0.0.1:0"])
+            .args(["--die-with-parent", "server", "--etcd-bind", &self.etcd.to_string()])
             .args(["--peer-bind", &self.peer.to_string()])
             .args(["--bind", &self.address.to_string(), "--data-dir"])
             .arg(&self.data)
@@ -91,6 +93,16 @@ impl Server {
     /// Where other servers join it.
     pub fn url(&self) -> String {
         format!("https://{}", self.address)
+    }
+
+    /// Where etcd's clients reach its store.
+    pub fn etcd_url(&self) -> String {
+        format!("https://{}", self.etcd)
+    }
+
+    /// The file of what such a client trusts, of its certificate, or of its key.
+    pub fn etcd_client(&self) -> [PathBuf; 3] {
+        ["store-ca.crt", "etcd-client.crt", "etcd-client.key"].map(|name| self.data.join("pki").join(name))
     }
 
     /// What another server must know to join it.
@@ -272,7 +284,7 @@ fn healthy(ask: impl Fn() -> Result<String>) -> Result<()> {
 }
 
 /// Addresses that nothing listens on. Held together while they are chosen, so that they differ.
-fn free_addresses<const N: usize>() -> Result<[SocketAddr; N]> {
+pub(crate) fn free_addresses<const N: usize>() -> Result<[SocketAddr; N]> {
     let mut held = Vec::new();
     let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); N];
     for address in &mut addresses {
