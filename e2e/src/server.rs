@@ -62,6 +62,12 @@ impl Server {
 
     /// Starts it again after [`Server::kill`], with what it left in its folder, and waits until it is ready.
     pub fn resume(&mut self) -> Result<()> {
+        self.launch()?;
+        self.wait_until_ready()
+    }
+
+    /// Starts it, without waiting: one of several that are ready only together.
+    pub fn launch(&mut self) -> Result<()> {
         let path = self.folder.path().join("server.log");
         let log = File::options().create(true).append(true).open(&path).context("open the server's log")?;
         let mut command = Command::new(program()?);
@@ -75,6 +81,11 @@ impl Server {
             .stdout(log.try_clone().context("share a log")?)
             .stderr(log);
         self.process = Some(command.spawn().context("start the server")?);
+        Ok(())
+    }
+
+    /// Waits until it is ready.
+    pub fn wait_until_ready(&mut self) -> Result<()> {
         self.until("the server is ready", |server| {
             if let Some(status) = server.process.as_mut().and_then(|p| p.try_wait().transpose()) {
                 bail!("it ended with {:?}:\n{}", status, server.log());

@@ -47,10 +47,12 @@ impl KubeApiserver {
     pub fn start(program: &Path, servers: &[Server]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("orlop-upstream-").tempdir().context("make a folder")?;
         let [address] = free_addresses()?;
-        let [tokens, key, log] = ["tokens.csv", "accounts.key", "log"].map(|name| folder.path().join(name));
+        let [tokens, key, public, log] =
+            ["tokens.csv", "accounts.key", "accounts.pub", "log"].map(|name| folder.path().join(name));
         fs::write(&tokens, format!("{TOKEN},admin,admin,system:masters\n")).context("write a token")?;
         let pair = rcgen::KeyPair::generate().context("make a key for service accounts")?;
         fs::write(&key, pair.serialize_pem()).context("write a key for service accounts")?;
+        fs::write(&public, pair.public_key_pem()).context("write its public half")?;
         let [ca, certificate, private] = servers.first().context("there is a server")?.etcd_client();
         let urls: Vec<_> = servers.iter().map(Server::etcd_url).collect();
         let log = File::create(log).context("make a log")?;
@@ -63,7 +65,7 @@ impl KubeApiserver {
             .arg(format!("--event-ttl={}s", EVENT_TTL.as_secs()))
             .args([format!("--secure-port={}", address.port()), format!("--bind-address={}", address.ip())])
             .args([flag("cert-dir", folder.path()), flag("token-auth-file", &tokens)])
-            .args([flag("service-account-key-file", &key), flag("service-account-signing-key-file", &key)])
+            .args([flag("service-account-key-file", &public), flag("service-account-signing-key-file", &key)])
             .args(["--service-account-issuer=https://upstream", "--service-cluster-ip-range=10.96.0.0/16"])
             .arg("--authorization-mode=RBAC")
             .stdin(Stdio::null())

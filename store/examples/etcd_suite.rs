@@ -12,8 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use store::Options;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
@@ -39,7 +37,7 @@ async fn main() -> ExitCode {
     client.user_add("root", "rootpwd", None).await.unwrap();
     client.user_grant_role("root", "root").await.unwrap();
     let listener = TcpListener::bind(ADDRESS).await.unwrap_or_else(|error| panic!("{ADDRESS} is not free: {error}"));
-    let way = Arc::new((served.url.trim_start_matches("https://").to_owned(), connector(&served)));
+    let way = Arc::new((served.url.trim_start_matches("https://").to_owned(), served.connector()));
     tokio::spawn(async move {
         while let Ok((plain, _)) = listener.accept().await {
             tokio::spawn(lead(plain, way.clone()));
@@ -50,24 +48,16 @@ async fn main() -> ExitCode {
     if tested { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Connects as the client whose certificate the store knows.
-fn connector(served: &Served) -> TlsConnector {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(&served.tls.ca).unwrap()).unwrap();
-    let chain = CertificateDer::pem_slice_iter(&served.tls.cert).collect::<Result<Vec<_>, _>>().unwrap();
-    let key = PrivateKeyDer::from_pem_slice(&served.tls.key).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let mut config = config.with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    TlsConnector::from(Arc::new(config))
-}
-
 /// Leads what comes without TLS to the store. Either side may break off at any time.
 async fn lead(mut plain: TcpStream, way: Arc<(String, TlsConnector)>) {
     let (address, connector) = &*way;
     let store = TcpStream::connect(address).await.unwrap();
-    let mut secure = connector.connect(ServerName::try_from("127.0.0.1").unwrap(), store).await.unwrap();
+    // HTTP/2 begins with a method that is none.
+    let mut first = [0; 3];
+    plain.peek(&mut first).await.unwrap();
+    let protocols = if first == *b"GET" { vec![b"http/1.1".to_vec()] } else { vec![b"h2".to_vec()] };
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let mut secure = connector.with_alpn(protocols).connect(name, store).await.unwrap();
     drop(tokio::io::copy_bidirectional(&mut plain, &mut secure).await);
 }
 

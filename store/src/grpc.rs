@@ -35,6 +35,7 @@ mod kv;
 mod lease;
 mod lock;
 mod maintenance;
+mod metrics;
 mod proto;
 mod range;
 mod tls;
@@ -124,7 +125,9 @@ impl Server {
             .max_concurrent_streams(MAX_STREAMS)
             .http2_keepalive_interval(Some(KEEP_ALIVE.0))
             .http2_keepalive_timeout(Some(KEEP_ALIVE.1))
+            .accept_http1(true)
             .layer(InterceptorLayer::new(Guard(api.clone())))
+            .layer(metrics::Counting(api.clone()))
             .add_service(pb::kv_server::KvServer::from_arc(api.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(pb::watch_server::WatchServer::new(watch::Service::new(api.clone(), self.watch_progress)))
             .add_service(pb::lease_server::LeaseServer::new(lease::Service(api.clone())))
@@ -157,6 +160,7 @@ struct Api {
     members: Arc<dyn Membership>,
     gate: auth::Gate,
     passwords: auth::Passwords,
+    calls: metrics::Calls,
     /// Set when streams must end.
     closing: tokio::sync::watch::Sender<bool>,
 }
@@ -168,7 +172,7 @@ impl Api {
     fn new(backend: Arc<dyn Backend>, members: Arc<dyn Membership>, token_ttl: Duration) -> Self {
         let (gate, passwords) = (auth::Gate::new(token_ttl), auth::Passwords::default());
         let (closing, _) = tokio::sync::watch::channel(false);
-        Self { backend, members, gate, passwords, closing }
+        Self { backend, members, gate, passwords, calls: metrics::Calls::default(), closing }
     }
 
     /// The header of an answer as of a revision.

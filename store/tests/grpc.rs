@@ -14,6 +14,8 @@ mod differential;
 mod etcd;
 #[path = "grpc/etcdctl.rs"]
 mod etcdctl;
+#[path = "grpc/plain.rs"]
+mod plain;
 #[path = "grpc/served.rs"]
 mod served;
 #[path = "grpc/users.rs"]

@@ -239,7 +239,8 @@ fn write_through_a_fault(
     fault: impl FnOnce(&mut [Server]) -> Result<()>,
 ) -> Result<Duration> {
     make(&scene.upstream, &format!("{name}-before"), 10)?;
-    let watch = scene.upstream.follow(&["-n", "stories", "get", "configmaps", "-o", "name", "--watch-only"])?;
+    let watch = scene.upstream.follow(&["-n", "stories", "get", "configmaps", "-o", "name", "--watch"])?;
+    watch.line_with(&format!("{name}-before-009"), PATIENCE)?;
     let since = Instant::now();
     fault(&mut scene.servers)?;
     let after = format!("{name}-after");
@@ -270,11 +271,8 @@ fn all_are_killed(scene: &mut Scene) -> Result<()> {
     let gap = write_through_a_fault(scene, "all", |servers| {
         servers.iter_mut().try_for_each(Server::kill)?;
         // none is ready before another is there, too
-        let resumed: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = servers.iter_mut().map(|server| scope.spawn(|| server.resume())).collect();
-            threads.into_iter().map(|thread| thread.join().expect("invariant: no thread panics")).collect()
-        });
-        resumed.into_iter().collect()
+        servers.iter_mut().try_for_each(Server::launch)?;
+        servers.iter_mut().try_for_each(Server::wait_until_ready)
     })?;
     println!("     writes failed for {:.1} s", gap.as_secs_f64());
     scene

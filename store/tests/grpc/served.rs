@@ -135,6 +135,18 @@ impl Served {
         self.client_of(&[&self.url], user).await
     }
 
+    /// Connects as that client, without gRPC.
+    pub fn connector(&self) -> tokio_rustls::TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(&self.tls.ca).unwrap()).unwrap();
+        let chain = CertificateDer::pem_slice_iter(&self.tls.cert).collect::<Result<Vec<_>, _>>().unwrap();
+        let key = PrivateKeyDer::from_pem_slice(&self.tls.key).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.unwrap().with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap();
+        Arc::new(config).into()
+    }
+
     /// A client of several members.
     pub async fn client_of(
         &self,
