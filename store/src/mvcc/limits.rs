@@ -56,6 +56,11 @@ fn check_size(txn: &Txn, room: usize) -> Result<usize, Error> {
                 continue;
             }
         };
+        // The empty key is the store's own: it is changed only by who knows what it changes.
+        let knows = || txn.compare.iter().any(|compare| compare.start.is_empty());
+        if matches!(op, Op::Put { .. } | Op::Update { .. }) && key.is_empty() && !knows() {
+            return Err(Error::Invalid { why: "a put names an empty key" });
+        }
         if matches!(op, Op::Update { value: Some(_), lease: Some(_), .. }) {
             return Err(Error::Invalid { why: "an update keeps nothing: that is a put" });
         }
