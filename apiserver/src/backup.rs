@@ -57,7 +57,7 @@ pub fn stream(parts: &Parts) -> impl Stream<Item = Result<Bytes, store::Error>> 
     // the embedded store is all the API's; an etcd cluster may hold the keys of others
     let ours = parts.members.is_some();
     let (start, end) = match ours {
-        true => (EVERYTHING, EVERYTHING),
+        true => (Bytes::new(), EVERYTHING),
         false => (storage::ROOT.into(), store::kv::prefix_end(storage::ROOT.as_bytes())),
     };
     store::backup::stream(Source {

@@ -15,6 +15,7 @@ pub mod rack;
 pub mod server;
 pub mod stage;
 pub mod story;
+pub mod upstream;
 
 pub use rack::Rack;
 pub use server::Server;

@@ -25,6 +25,8 @@ pub struct Server {
     address: SocketAddr,
     /// Where other servers reach its store: the same over restarts, since they remember it.
     peer: SocketAddr,
+    /// Where its store speaks etcd's API, the same over restarts, too.
+    etcd: SocketAddr,
     kubectl: PathBuf,
     folder: TempDir,
     /// Where its state is; below `folder`, or elsewhere.
@@ -49,22 +51,28 @@ impl Server {
 
     fn begin(folder: TempDir, data: PathBuf, args: &[&str]) -> Result<Self> {
         let mut args = args.iter().map(|a| (*a).to_owned()).collect();
-        let mut etcd = backing::beside(&mut args)?;
-        etcd.as_mut().map_or(Ok(()), Etcd::resume)?;
-        let [address, peer] = free_addresses()?;
-        let mut server =
-            Self { process: None, args, address, peer, kubectl: newest_kubectl()?, folder, data, _etcd: etcd };
+        let mut backing = backing::beside(&mut args)?;
+        backing.as_mut().map_or(Ok(()), Etcd::resume)?;
+        let [address, peer, etcd] = free_addresses()?;
+        let kubectl = newest_kubectl()?;
+        let mut server = Self { process: None, args, address, peer, etcd, kubectl, folder, data, _etcd: backing };
         server.resume()?;
         Ok(server)
     }
 
     /// Starts it again after [`Server::kill`], with what it left in its folder, and waits until it is ready.
     pub fn resume(&mut self) -> Result<()> {
+        self.launch()?;
+        self.wait_until_ready()
+    }
+
+    /// Starts it, without waiting: one of several that are ready only together.
+    pub fn launch(&mut self) -> Result<()> {
         let path = self.folder.path().join("server.log");
         let log = File::options().create(true).append(true).open(&path).context("open the server's log")?;
         let mut command = Command::new(program()?);
         command
-            .args(["--die-with-parent", "server", "--etcd-bind", "127.0.0.1:0"])
+            .args(["--die-with-parent", "server", "--etcd-bind", &self.etcd.to_string()])
             .args(["--peer-bind", &self.peer.to_string()])
             .args(["--bind", &self.address.to_string(), "--data-dir"])
             .arg(&self.data)
@@ -73,6 +81,11 @@ impl Server {
             .stdout(log.try_clone().context("share a log")?)
             .stderr(log);
         self.process = Some(command.spawn().context("start the server")?);
+        Ok(())
+    }
+
+    /// Waits until it is ready.
+    pub fn wait_until_ready(&mut self) -> Result<()> {
         self.until("the server is ready", |server| {
             if let Some(status) = server.process.as_mut().and_then(|p| p.try_wait().transpose()) {
                 bail!("it ended with {:?}:\n{}", status, server.log());
@@ -108,6 +121,16 @@ impl Server {
     /// Where other servers reach its store.
     pub fn peer_url(&self) -> String {
         format!("https://{}", self.peer)
+    }
+
+    /// Where etcd's clients reach its store.
+    pub fn etcd_url(&self) -> String {
+        format!("https://{}", self.etcd)
+    }
+
+    /// The file of what such a client trusts, of its certificate, or of its key.
+    pub fn etcd_client(&self) -> [PathBuf; 3] {
+        ["store-ca.crt", "etcd-client.crt", "etcd-client.key"].map(|name| self.data.join("pki").join(name))
     }
 
     /// What another server must know to join it.
@@ -294,7 +317,7 @@ fn healthy(ask: impl Fn() -> Result<String>) -> Result<()> {
 }
 
 /// Addresses that nothing listens on. Held together while they are chosen, so that they differ.
-fn free_addresses<const N: usize>() -> Result<[SocketAddr; N]> {
+pub(crate) fn free_addresses<const N: usize>() -> Result<[SocketAddr; N]> {
     let mut held = Vec::new();
     let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); N];
     for address in &mut addresses {

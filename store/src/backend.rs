@@ -9,6 +9,7 @@
 //! # Caveats
 //! * Values are at most [`MAX_VALUE`] bytes, a transaction at most [`MAX_TXN_OPS`] steps and [`MAX_TXN_BYTES`] bytes.
 //! * A transaction writes a key at most once, inner transactions counted in.
+//! * The empty key is no object's: etcd has none. Embedded, it holds the users and roles of the etcd API ([`crate::grpc`]).
 
 use futures::stream::BoxStream;
 

@@ -1,5 +1,5 @@
-//! etcd's v3 gRPC API, served from a backend: KV, Watch, Lease, Cluster, Maintenance, Lock, Election, the status of Auth, and
-//! gRPC's health.
+//! etcd's v3 gRPC API, served from a backend: KV, Watch, Lease, Cluster, Maintenance, Auth, Lock, Election, and gRPC's
+//! health.
 //!
 //! A client of etcd 3.4 to 3.6 finds what it knows: the same requests, defaults, error codes and messages (which clients match
 //! byte by byte). What is here only translates; what a request does is the backend's contract.
@@ -9,7 +9,9 @@
 //! * A transaction that could write a key twice is refused, also where etcd overlooks it (a put and a delete in two inner
 //!   transactions, a delete of everything from a key on).
 //! * `Snapshot` streams an [`crate::image`], not a bolt database. `Defragment` has nothing to do. Alarms are never raised.
-//! * Users and roles are absent: who has a client certificate may do everything.
+//! * Nobody is let in without a client certificate. While authentication is not enabled whoever has one may do everything;
+//!   where it is enabled, other members begin to ask for it as soon as they have applied that.
+//! * A change of users or roles takes a revision, as a write does. In etcd it takes none.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,6 +35,7 @@ mod kv;
 mod lease;
 mod lock;
 mod maintenance;
+mod metrics;
 mod proto;
 mod range;
 mod tls;
@@ -76,21 +79,29 @@ pub enum ServeError {
 /// etcd's v3 API of one member.
 #[derive(Clone)]
 pub struct Server {
-    api: Arc<Api>,
+    backend: Arc<dyn Backend>,
+    members: Arc<dyn Membership>,
     watch_progress: Duration,
+    token_ttl: Duration,
 }
 
 impl Server {
     /// An API of this store and these members.
     pub fn new(backend: Arc<dyn Backend>, members: Arc<dyn Membership>) -> Self {
-        let (closing, _) = tokio::sync::watch::channel(false);
-        Self { api: Arc::new(Api { backend, members, closing }), watch_progress: watch::PROGRESS_EVERY }
+        Self { backend, members, watch_progress: watch::PROGRESS_EVERY, token_ttl: auth::TOKEN_TTL }
     }
 
     /// Tells watches that want to know how far they are so often, instead of every ten minutes.
     #[must_use]
     pub fn with_watch_progress(mut self, every: Duration) -> Self {
         self.watch_progress = every;
+        self
+    }
+
+    /// Forgets users that have shown their token for so long no more, instead of after five minutes.
+    #[must_use]
+    pub fn with_token_ttl(mut self, ttl: Duration) -> Self {
+        self.token_ttl = ttl;
         self
     }
 
@@ -105,7 +116,8 @@ impl Server {
         tls: Tls,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), ServeError> {
-        let api = self.api;
+        let api = Arc::new(Api::new(self.backend, self.members, self.token_ttl));
+        tokio::spawn(api.clone().attend_gate());
         let connections = tls::accept(listener, &tls, api.closing.subscribe())?;
         let serving = tonic::transport::Server::builder()
             .initial_connection_window_size(WINDOW_BYTES.0)
@@ -113,7 +125,9 @@ impl Server {
             .max_concurrent_streams(MAX_STREAMS)
             .http2_keepalive_interval(Some(KEEP_ALIVE.0))
             .http2_keepalive_timeout(Some(KEEP_ALIVE.1))
+            .accept_http1(true)
             .layer(InterceptorLayer::new(Guard(api.clone())))
+            .layer(metrics::Counting(api.clone()))
             .add_service(pb::kv_server::KvServer::from_arc(api.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(pb::watch_server::WatchServer::new(watch::Service::new(api.clone(), self.watch_progress)))
             .add_service(pb::lease_server::LeaseServer::new(lease::Service(api.clone())))
@@ -144,6 +158,9 @@ impl Server {
 struct Api {
     backend: Arc<dyn Backend>,
     members: Arc<dyn Membership>,
+    gate: auth::Gate,
+    passwords: auth::Passwords,
+    calls: metrics::Calls,
     /// Set when streams must end.
     closing: tokio::sync::watch::Sender<bool>,
 }
@@ -152,6 +169,12 @@ struct Api {
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Api {
+    fn new(backend: Arc<dyn Backend>, members: Arc<dyn Membership>, token_ttl: Duration) -> Self {
+        let (gate, passwords) = (auth::Gate::new(token_ttl), auth::Passwords::default());
+        let (closing, _) = tokio::sync::watch::channel(false);
+        Self { backend, members, gate, passwords, calls: metrics::Calls::default(), closing }
+    }
+
     /// The header of an answer as of a revision.
     fn header(&self, revision: Revision) -> Option<pb::ResponseHeader> {
         let standing = self.members.standing();

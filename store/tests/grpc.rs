@@ -14,8 +14,12 @@ mod differential;
 mod etcd;
 #[path = "grpc/etcdctl.rs"]
 mod etcdctl;
+#[path = "grpc/plain.rs"]
+mod plain;
 #[path = "grpc/served.rs"]
 mod served;
+#[path = "grpc/users.rs"]
+mod users;
 #[path = "grpc/watching.rs"]
 mod watching;
 

@@ -100,8 +100,12 @@ impl<'a> Refill<'a> {
         Self { backend, leases: BTreeMap::new(), waiting: Vec::new(), bytes: 0 }
     }
 
-    /// Writes an entry, now or together with later ones.
+    /// Writes an entry, now or together with later ones. What has no key, the users and roles of the embedded store's etcd API,
+    /// stays behind: etcd has its own.
     pub async fn put(&mut self, entry: Entry) -> Result<(), Error> {
+        if entry.key.is_empty() {
+            return Ok(());
+        }
         let size = entry.key.len() + entry.value.len();
         if self.waiting.len() == MAX_TXN_OPS || self.bytes + size > MAX_TXN_BYTES {
             self.flush().await?;

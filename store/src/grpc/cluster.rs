@@ -50,7 +50,7 @@ impl Api {
 #[tonic::async_trait]
 impl Cluster for Api {
     async fn member_add(&self, request: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
-        let MemberAddRequest { peer_urls, is_learner } = request.into_inner();
+        let MemberAddRequest { peer_urls, is_learner } = self.admitted(request).await?;
         check_urls(&peer_urls)?;
         self.check_free(0, &peer_urls).await?;
         let member = self.members.add_member(peer_urls, is_learner).await.map_err(fault::refused)?;
@@ -62,7 +62,8 @@ impl Cluster for Api {
         &self,
         request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
-        let id = self.member(request.into_inner().id).await?.id;
+        let MemberRemoveRequest { id } = self.admitted(request).await?;
+        let id = self.member(id).await?.id;
         self.members.remove_member(id).await.map_err(fault::refused)?;
         let (header, members) = (self.header_now().await?, self.told_members().await?);
         Ok(Response::new(MemberRemoveResponse { header, members }))
@@ -72,7 +73,7 @@ impl Cluster for Api {
         &self,
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
-        let MemberUpdateRequest { id, peer_urls } = request.into_inner();
+        let MemberUpdateRequest { id, peer_urls } = self.admitted(request).await?;
         check_urls(&peer_urls)?;
         let id = self.member(id).await?.id;
         self.check_free(id, &peer_urls).await?;
@@ -82,7 +83,8 @@ impl Cluster for Api {
     }
 
     async fn member_list(&self, request: Request<MemberListRequest>) -> Result<Response<MemberListResponse>, Status> {
-        let members = self.members(request.into_inner().linearizable).await?.into_iter().map(told).collect();
+        let MemberListRequest { linearizable } = self.admitted(request).await?;
+        let members = self.members(linearizable).await?.into_iter().map(told).collect();
         Ok(Response::new(MemberListResponse { header: self.header_now().await?, members }))
     }
 
@@ -90,7 +92,8 @@ impl Cluster for Api {
         &self,
         request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
-        let member = self.member(request.into_inner().id).await?;
+        let MemberPromoteRequest { id } = self.admitted(request).await?;
+        let member = self.member(id).await?;
         if !member.learner {
             return Err(fault::member_not_learner());
         }

@@ -27,13 +27,14 @@ fn not_leader() -> Status {
 }
 
 fn named(leader: Option<LeaderKey>) -> Result<LeaderKey, Status> {
-    leader.ok_or_else(|| Status::invalid_argument("\"leader\" field must be provided"))
+    let leader = leader.ok_or_else(|| Status::invalid_argument("\"leader\" field must be provided"))?;
+    Ok(LeaderKey { key: turns::named(leader.key)?, ..leader })
 }
 
 #[tonic::async_trait]
 impl Election for Service {
     async fn campaign(&self, request: Request<CampaignRequest>) -> Result<Response<CampaignResponse>, Status> {
-        let CampaignRequest { name, lease, value } = request.into_inner();
+        let CampaignRequest { name, lease, value } = self.0.admitted(request).await?;
         if lease == 0 {
             return Err(fault::lease_not_found());
         }
@@ -44,7 +45,7 @@ impl Election for Service {
     }
 
     async fn proclaim(&self, request: Request<ProclaimRequest>) -> Result<Response<ProclaimResponse>, Status> {
-        let ProclaimRequest { leader, value } = request.into_inner();
+        let ProclaimRequest { leader, value } = self.0.admitted(request).await?;
         let leader = named(leader)?;
         let changed = self.0.change(leader.key, unsigned(leader.rev), value).await?;
         let revision = changed.ok_or_else(not_leader)?;
@@ -52,7 +53,8 @@ impl Election for Service {
     }
 
     async fn leader(&self, request: Request<LeaderRequest>) -> Result<Response<LeaderResponse>, Status> {
-        let reply = answered(self.0.backend.range(turns::under(&request.into_inner().name)).await)?;
+        let LeaderRequest { name } = self.0.admitted(request).await?;
+        let reply = answered(self.0.backend.range(turns::under(&name)).await)?;
         let leader = turns::first(reply.entries).ok_or_else(no_leader)?;
         Ok(Response::new(LeaderResponse { header: self.0.header(reply.revision), kv: Some(range::pair(leader)) }))
     }
@@ -60,7 +62,8 @@ impl Election for Service {
     type ObserveStream = Replies<LeaderResponse>;
 
     async fn observe(&self, request: Request<LeaderRequest>) -> Result<Response<Self::ObserveStream>, Status> {
-        let observer = Observer { api: self.0.clone(), name: request.into_inner().name, told: 0, watch: None };
+        let LeaderRequest { name } = self.0.admitted(request).await?;
+        let observer = Observer { api: self.0.clone(), name, told: 0, watch: None };
         let leaders = stream::try_unfold(observer, |mut observer| async move {
             let leader = observer.next().await?;
             Ok(leader.map(|leader| (leader, observer)))
@@ -69,7 +72,7 @@ impl Election for Service {
     }
 
     async fn resign(&self, request: Request<ResignRequest>) -> Result<Response<ResignResponse>, Status> {
-        let leader = named(request.into_inner().leader)?;
+        let leader = named(self.0.admitted(request).await?.leader)?;
         let revision = self.0.leave(leader.key, unsigned(leader.rev)).await?;
         Ok(Response::new(ResignResponse { header: self.0.header(revision) }))
     }

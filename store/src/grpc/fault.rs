@@ -37,6 +37,23 @@ named! {
     timed_out Unavailable "request timed out"
     stopped Unavailable "server stopped"
     auth_not_enabled FailedPrecondition "authentication is not enabled"
+    root_user_not_found FailedPrecondition "root user does not exist"
+    root_role_not_found FailedPrecondition "root user does not have root role"
+    user_exists FailedPrecondition "user name already exists"
+    user_empty InvalidArgument "user name is empty"
+    user_not_found FailedPrecondition "user name not found"
+    role_exists FailedPrecondition "role name already exists"
+    role_not_found FailedPrecondition "role name not found"
+    role_empty InvalidArgument "role name is empty"
+    auth_failed InvalidArgument "authentication failed, invalid user ID or password"
+    permission_not_given InvalidArgument "permission not given"
+    permission_denied PermissionDenied "permission denied"
+    role_not_granted FailedPrecondition "role is not granted to the user"
+    permission_not_granted FailedPrecondition "permission is not granted to the role"
+    invalid_auth_token Unauthenticated "invalid auth token"
+    invalid_auth_management InvalidArgument "invalid auth management"
+    password_too_long InvalidArgument "password is longer than 72 bytes"
+    too_many_requests ResourceExhausted "too many requests"
 }
 
 /// A backend's error.
@@ -63,6 +80,16 @@ pub(super) fn status(error: Error) -> Status {
         }
         Error::Corrupt { .. } => Status::data_loss(format!("etcdserver: {error}")),
     }
+}
+
+/// The reason that a watch is cancelled with: as Go prints an error of a call.
+pub(super) fn as_reason(status: &Status) -> String {
+    format!("rpc error: code = {:?} desc = {}", status.code(), status.message())
+}
+
+/// etcd has no code for it, nor words of its server's.
+pub(super) fn no_password_user() -> Status {
+    Status::unknown("auth: authentication failed, password was given for no password user")
 }
 
 /// A refusal by the members, where etcd's words are not known.

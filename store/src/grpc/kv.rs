@@ -20,7 +20,7 @@ impl Api {
 #[tonic::async_trait]
 impl Kv for Api {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
-        let request = request.into_inner();
+        let request = self.admitted(request).await?;
         range::check(&request)?;
         let reply = answered(self.backend.range(range::asked(&request)).await)?;
         let header = self.header(reply.revision);
@@ -34,7 +34,7 @@ impl Kv for Api {
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        let request = request.into_inner();
+        let request = self.admitted(request).await?;
         let wants_prev = request.prev_kv;
         let reply = self.step(txn::put(request)?).await?;
         let header = self.header(reply.revision);
@@ -48,7 +48,7 @@ impl Kv for Api {
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
-        let request = request.into_inner();
+        let request = self.admitted(request).await?;
         let wants_prev = request.prev_kv;
         let reply = self.step(txn::delete(request)?).await?;
         let header = self.header(reply.revision);
@@ -59,7 +59,7 @@ impl Kv for Api {
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        let request = request.into_inner();
+        let request = self.admitted(request).await?;
         let reply = answered(self.backend.txn(txn::asked(&request)?).await)?;
         let header = self.header(reply.revision);
         Ok(Response::new(txn::answer(&request, reply, header)))
@@ -67,7 +67,8 @@ impl Kv for Api {
 
     async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
         // Whether it is to be physical makes no difference: it always is when it is answered.
-        answered(self.backend.compact(unsigned(request.into_inner().revision)).await)?;
+        let CompactionRequest { revision, .. } = self.admitted(request).await?;
+        answered(self.backend.compact(unsigned(revision)).await)?;
         Ok(Response::new(CompactionResponse { header: self.header_now().await? }))
     }
 }

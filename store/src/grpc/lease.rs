@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::auth::Caller;
 use super::pb::lease_server::Lease;
 use super::pb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
@@ -23,7 +24,7 @@ pub(super) struct Service(pub(super) Arc<Api>);
 #[tonic::async_trait]
 impl Lease for Service {
     async fn lease_grant(&self, request: Request<LeaseGrantRequest>) -> Result<Response<LeaseGrantResponse>, Status> {
-        let LeaseGrantRequest { ttl, id } = request.into_inner();
+        let LeaseGrantRequest { ttl, id } = self.0.admitted(request).await?;
         if ttl > MAX_LEASE_SECONDS {
             return Err(fault::lease_too_long());
         }
@@ -36,7 +37,8 @@ impl Lease for Service {
         &self,
         request: Request<LeaseRevokeRequest>,
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
-        answered(self.0.backend.revoke(request.into_inner().id).await)?;
+        let LeaseRevokeRequest { id } = self.0.admitted(request).await?;
+        answered(self.0.backend.revoke(id).await)?;
         Ok(Response::new(LeaseRevokeResponse { header: self.0.header_now().await? }))
     }
 
@@ -46,10 +48,14 @@ impl Lease for Service {
         &self,
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
-        let api = self.0.clone();
+        let (api, caller) = (self.0.clone(), Caller::of(&request));
         let replies = request.into_inner().then(move |request| {
-            let api = api.clone();
-            async move { api.keep_alive(request?.id).await }
+            let (api, caller) = (api.clone(), caller.clone());
+            async move {
+                let request = request?;
+                api.admit(&caller, &request).await?;
+                api.keep_alive(request.id).await
+            }
         });
         Ok(Response::new(self.0.until_closed(replies)))
     }
@@ -58,7 +64,7 @@ impl Lease for Service {
         &self,
         request: Request<LeaseTimeToLiveRequest>,
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
-        let LeaseTimeToLiveRequest { id, keys } = request.into_inner();
+        let LeaseTimeToLiveRequest { id, keys } = self.0.admitted(request).await?;
         let lease = match self.0.backend.lease(id).await {
             Err(Error::LeaseNotFound(_)) => None,
             found => Some(answered(found)?),
@@ -76,7 +82,11 @@ impl Lease for Service {
         }))
     }
 
-    async fn lease_leases(&self, _: Request<LeaseLeasesRequest>) -> Result<Response<LeaseLeasesResponse>, Status> {
+    async fn lease_leases(
+        &self,
+        request: Request<LeaseLeasesRequest>,
+    ) -> Result<Response<LeaseLeasesResponse>, Status> {
+        self.0.admitted(request).await?;
         let leases = answered(self.0.backend.leases().await)?;
         let leases = leases.into_iter().map(|id| LeaseStatus { id }).collect();
         Ok(Response::new(LeaseLeasesResponse { header: self.0.header_now().await?, leases }))

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::proto::v3lockpb::lock_server::Lock;
 use super::proto::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResponse};
-use super::{Api, answered};
+use super::{Api, answered, turns};
 use crate::kv::{Op, Txn};
 
 /// How long a lock without a lease is held at most, seconds. etcd's.
@@ -19,7 +19,7 @@ pub(super) struct Service(pub(super) Arc<Api>);
 #[tonic::async_trait]
 impl Lock for Service {
     async fn lock(&self, request: Request<LockRequest>) -> Result<Response<LockResponse>, Status> {
-        let LockRequest { name, lease } = request.into_inner();
+        let LockRequest { name, lease } = self.0.admitted(request).await?;
         let lease = if lease == 0 { answered(self.0.backend.grant(LEASE_SECONDS).await)? } else { lease };
         let place = self.0.take_place(&name, lease, Bytes::new()).await?;
         let place = self.0.wait_for_turn(&name, place).await?;
@@ -27,7 +27,8 @@ impl Lock for Service {
     }
 
     async fn unlock(&self, request: Request<UnlockRequest>) -> Result<Response<UnlockResponse>, Status> {
-        let delete = Op::Delete { start: request.into_inner().key, end: Bytes::new() };
+        let UnlockRequest { key } = self.0.admitted(request).await?;
+        let delete = Op::Delete { start: turns::named(key)?, end: Bytes::new() };
         let reply = answered(self.0.backend.txn(Txn { success: vec![delete], ..Txn::default() }).await)?;
         Ok(Response::new(UnlockResponse { header: self.0.header(reply.revision) }))
     }

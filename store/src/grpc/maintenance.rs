@@ -24,7 +24,7 @@ pub(super) struct Service(pub(super) Arc<Api>);
 impl Maintenance for Service {
     /// There are none, and none can be raised: the store refuses by itself what it cannot do.
     async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
-        match request.into_inner().action() {
+        match self.0.admitted(request).await?.action() {
             AlarmAction::Get | AlarmAction::Deactivate => {
                 Ok(Response::new(AlarmResponse { header: self.0.header_now().await?, alarms: Vec::new() }))
             }
@@ -32,7 +32,8 @@ impl Maintenance for Service {
         }
     }
 
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        self.0.admitted(request).await?;
         let status = answered(self.0.backend.status().await)?;
         let standing = self.0.members.standing();
         let errors = if standing.leader == 0 { vec![fault::no_leader().message().to_owned()] } else { Vec::new() };
@@ -53,17 +54,20 @@ impl Maintenance for Service {
     }
 
     /// What is forgotten leaves no holes. As in etcd the answer has no header.
-    async fn defragment(&self, _: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
+    async fn defragment(&self, request: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
+        self.0.admitted(request).await?;
         Ok(Response::new(DefragmentResponse::default()))
     }
 
-    async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+    async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        self.0.admitted(request).await?;
         let hash = answered(self.0.backend.hash(0).await)?;
         Ok(Response::new(HashResponse { header: self.0.header(hash.newest), hash: hash.hash }))
     }
 
     async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
-        let hash = answered(self.0.backend.hash(unsigned(request.into_inner().revision)).await)?;
+        let HashKvRequest { revision } = self.0.admitted(request).await?;
+        let hash = answered(self.0.backend.hash(unsigned(revision)).await)?;
         Ok(Response::new(HashKvResponse {
             header: self.0.header(hash.newest),
             hash: hash.hash,
@@ -74,7 +78,8 @@ impl Maintenance for Service {
 
     type SnapshotStream = Replies<SnapshotResponse>;
 
-    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+    async fn snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        self.0.admitted(request).await?;
         let status = answered(self.0.backend.status().await)?;
         let image = answered(self.0.backend.image().await)?;
         let header = self.0.header(status.revision);
@@ -86,7 +91,7 @@ impl Maintenance for Service {
     }
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
-        let target = request.into_inner().target_id;
+        let target = self.0.admitted(request).await?.target_id;
         let standing = self.0.members.standing();
         if standing.leader != standing.member {
             return Err(fault::not_leader());
@@ -101,7 +106,8 @@ impl Maintenance for Service {
         Ok(Response::new(MoveLeaderResponse::default()))
     }
 
-    async fn downgrade(&self, _: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
+    async fn downgrade(&self, request: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
+        self.0.admitted(request).await?;
         Err(Status::unimplemented("etcdserver: there is no version to downgrade to"))
     }
 }

@@ -5,6 +5,15 @@ pub mod mvccpb {
     tonic::include_proto!("mvccpb");
 }
 
+pub mod authpb {
+    tonic::include_proto!("authpb");
+}
+
+/// What is kept of users and roles.
+pub mod userspb {
+    tonic::include_proto!("userspb");
+}
+
 pub mod etcdserverpb {
     tonic::include_proto!("etcdserverpb");
 }

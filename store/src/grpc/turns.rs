@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tonic::Status;
 
-use super::{Api, answered};
+use super::{Api, answered, fault};
 use crate::kv::{Compare, CompareTarget, Entry, Event, LeaseId, Op, OpResult, Range, Revision, Txn, WatchFrom};
 
 /// A place in the queue for a turn. It is given up when it is dropped before the turn came.
@@ -40,6 +40,16 @@ pub(super) fn under(name: &[u8]) -> Range {
     Range::prefix([name, b"/"].concat())
 }
 
+/// The key of the place that a lease takes under a name.
+pub(super) fn key(name: &[u8], lease: LeaseId) -> Bytes {
+    [name, format!("/{lease:x}").as_bytes()].concat().into()
+}
+
+/// The key of a place that a request names: no such place has the empty key, which is the store's own.
+pub(super) fn named(key: Bytes) -> Result<Bytes, Status> {
+    if key.is_empty() { Err(fault::empty_key()) } else { Ok(key) }
+}
+
 /// The key that was created first, of these.
 pub(super) fn first(entries: Vec<Entry>) -> Option<Entry> {
     entries.into_iter().min_by_key(|entry| entry.create_revision)
@@ -53,7 +63,7 @@ impl Api {
         lease: LeaseId,
         value: Bytes,
     ) -> Result<Place, Status> {
-        let key = Bytes::from([name, format!("/{lease:x}").as_bytes()].concat());
+        let key = key(name, lease);
         let txn = Txn {
             compare: vec![Compare::equal(key.clone(), CompareTarget::CreateRevision(0))],
             success: vec![Op::Put { key: key.clone(), value: value.clone(), lease }],

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status, Streaming};
 
+use super::auth::Caller;
 use super::pb::watch_server::Watch;
 use super::pb::{WatchRequest, WatchResponse};
 use super::{Api, Replies};
@@ -33,7 +34,9 @@ impl Watch for Service {
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
         let needs_leader = request.metadata().get("hasleader").is_some_and(|value| value == "true");
-        let session = session::Session::new(self.api.clone(), request.into_inner(), self.progress_every, needs_leader);
+        let caller = Caller::of(&request);
+        let (api, progress_every) = (self.api.clone(), self.progress_every);
+        let session = session::Session::new(api, request.into_inner(), progress_every, caller, needs_leader);
         Ok(Response::new(session.replies()))
     }
 }

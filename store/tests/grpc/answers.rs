@@ -102,7 +102,7 @@ async fn upkeep_is_refused(client: &mut Client, url: &str) -> Vec<(String, &'sta
         ),
         (said(client.member_add([url], None).await), "FailedPrecondition: etcdserver: Peer URLs already exists"),
         (said(client.move_leader(1).await), "FailedPrecondition: etcdserver: bad leader transferee"),
-        (said(client.user_list().await), "FailedPrecondition: etcdserver: authentication is not enabled"),
+        (said(client.user_get("nobody").await), "FailedPrecondition: etcdserver: user name not found"),
         (
             said(client.alarm(AlarmAction::Activate, AlarmType::Nospace, None).await),
             "Unimplemented: etcdserver: alarms cannot be raised by hand",

@@ -70,6 +70,8 @@ pub struct Served {
     pub store: Arc<Embedded>,
     /// PEM files of `tls`: CA, certificate, key.
     pub files: [std::path::PathBuf; 3],
+    /// What it shows, and trusts.
+    own: Tls,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), store::grpc::ServeError>>,
     /// Its folder, if it is gone with it.
@@ -96,35 +98,92 @@ impl Served {
         let backend: Arc<dyn Backend> = store.clone();
         let server = adjust(Server::new(backend, Arc::new(Alone { url: url.clone() })));
         let (stop, stopped) = oneshot::channel();
-        let tls = tls(&certificates);
-        let task = tokio::spawn(server.serve(listener, tls, async { drop(stopped.await) }));
+        let own = tls(&certificates);
+        let task = tokio::spawn(server.serve(listener, own.clone(), async { drop(stopped.await) }));
         let tls = EtcdTls {
             ca: certificates.ca.into(),
             cert: certificates.client.0.into(),
             key: certificates.client.1.into(),
         };
-        let files = [("ca.pem", &tls.ca), ("client.pem", &tls.cert), ("client.key", &tls.key)].map(|(name, pem)| {
-            let path = dir.join(name);
-            std::fs::write(&path, pem).unwrap();
-            path
-        });
-        Self { url, tls, store, files, stop, task, _dir: None }
+        let files = write(dir, &tls);
+        Self { url, tls, store, files, own, stop, task, _dir: None }
+    }
+
+    /// Another member of the same store.
+    pub async fn beside(served: &Self) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let (store, own, tls, files) =
+            (served.store.clone(), served.own.clone(), served.tls.clone(), served.files.clone());
+        let backend: Arc<dyn Backend> = store.clone();
+        let (stop, stopped) = oneshot::channel();
+        let server = Server::new(backend, Arc::new(Alone { url: url.clone() }));
+        let task = tokio::spawn(server.serve(listener, own.clone(), async { drop(stopped.await) }));
+        Self { url, tls, store, files, own, stop, task, _dir: None }
     }
 
     pub async fn client(&self) -> etcd_client::Client {
+        self.client_as(None).await
+    }
+
+    /// A client that authenticates as this user, by this password.
+    pub async fn client_as(&self, user: Option<(&str, &str)>) -> etcd_client::Client {
+        self.try_client_as(user).await.unwrap()
+    }
+
+    pub async fn try_client_as(&self, user: Option<(&str, &str)>) -> Result<etcd_client::Client, etcd_client::Error> {
+        self.client_of(&[&self.url], user).await
+    }
+
+    /// Connects as that client, without gRPC.
+    pub fn connector(&self) -> tokio_rustls::TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(&self.tls.ca).unwrap()).unwrap();
+        let chain = CertificateDer::pem_slice_iter(&self.tls.cert).collect::<Result<Vec<_>, _>>().unwrap();
+        let key = PrivateKeyDer::from_pem_slice(&self.tls.key).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.unwrap().with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap();
+        Arc::new(config).into()
+    }
+
+    /// A client of several members.
+    pub async fn client_of(
+        &self,
+        urls: &[&String],
+        user: Option<(&str, &str)>,
+    ) -> Result<etcd_client::Client, etcd_client::Error> {
         let tls = etcd_client::TlsOptions::new()
             .ca_certificate(etcd_client::Certificate::from_pem(&self.tls.ca))
             .identity(etcd_client::Identity::from_pem(&self.tls.cert, &self.tls.key));
-        let options = etcd_client::ConnectOptions::new().with_tls(tls).with_require_leader(true);
-        etcd_client::Client::connect([&self.url], Some(options)).await.unwrap()
+        let mut options = etcd_client::ConnectOptions::new().with_tls(tls).with_require_leader(true);
+        if let Some((name, password)) = user {
+            options = options.with_user(name, password);
+        }
+        etcd_client::Client::connect(urls, Some(options)).await
     }
 
     /// Stops serving, and then the store.
     pub async fn stop(self) {
+        let store = self.store.clone();
+        self.stop_serving().await;
+        store.close().await;
+    }
+
+    /// Stops serving.
+    pub async fn stop_serving(self) {
         self.stop.send(()).unwrap();
         self.task.await.unwrap().unwrap();
-        self.store.close().await;
     }
+}
+
+/// Writes what a client shows and trusts into PEM files: CA, certificate, key.
+pub fn write(dir: &Path, tls: &EtcdTls) -> [std::path::PathBuf; 3] {
+    [("ca.pem", &tls.ca), ("client.pem", &tls.cert), ("client.key", &tls.key)].map(|(name, pem)| {
+        let path = dir.join(name);
+        std::fs::write(&path, pem).unwrap();
+        path
+    })
 }
 
 fn tls(certificates: &etcd::Certificates) -> Tls {

@@ -18,6 +18,7 @@ use tonic::{Status, Streaming};
 
 use super::slices;
 use crate::backend::{Error, WatchStream};
+use crate::grpc::auth::Caller;
 use crate::grpc::pb::watch_create_request::FilterType;
 use crate::grpc::pb::watch_request::RequestUnion;
 use crate::grpc::pb::{WatchCreateRequest, WatchRequest, WatchResponse};
@@ -56,6 +57,7 @@ pub(super) struct Session {
     replies: VecDeque<Result<WatchResponse, Status>>,
     /// Nothing follows what is to be sent.
     ended: bool,
+    caller: Caller,
     watches: HashMap<i64, Watch>,
     ids: HashMap<u64, i64>,
     streams: SelectAll<BoxStream<'static, Said>>,
@@ -84,6 +86,7 @@ impl Session {
         api: Arc<Api>,
         requests: Streaming<WatchRequest>,
         progress_every: Duration,
+        caller: Caller,
         needs_leader: bool,
     ) -> Self {
         let mut look = tokio::time::interval(LOOK_EVERY);
@@ -97,6 +100,7 @@ impl Session {
             replies: VecDeque::new(),
             ended: false,
             api,
+            caller,
             watches: HashMap::new(),
             ids: HashMap::new(),
             streams: SelectAll::new(),
@@ -176,6 +180,10 @@ impl Session {
             0 => newest + 1,
             revision => revision,
         };
+        if let Err(status) = self.api.admit(&self.caller, &request).await {
+            self.refuse(newest, &fault::as_reason(&status));
+            return Ok(());
+        }
         let id = if request.watch_id == 0 { self.choose_id() } else { request.watch_id };
         match self.api.backend.watch(request.key.clone(), request.range_end.clone(), WatchFrom::Revision(from)).await {
             Ok(stream) => {
