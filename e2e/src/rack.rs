@@ -203,7 +203,8 @@ impl Rack {
         let rows = said.out.lines().skip(1).map(|line| {
             let mut words = line.split_whitespace().map(str::to_owned);
             let mut next = || words.next().with_context(|| format!("a line of members is short: {line}"));
-            Ok(Row { id: next()?, name: next()?, role: next()? })
+            let (id, name, _status) = (next()?, next()?, next()?);
+            Ok(Row { id, name, role: next()? })
         });
         rows.collect()
     }
