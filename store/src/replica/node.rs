@@ -198,7 +198,8 @@ impl Node {
         // Others do not wait here: theirs are gathered while the thread that writes is busy.
         let pause = matches!(self.hands, Some(Hands::Own(_))).then(|| self.pace.pause(batch.calls.len())).flatten();
         if let Some(pause) = pause.filter(|_| batch.open) {
-            std::thread::sleep(pause);
+            // Not in `recv`: nobody is to wake this thread for each that comes. If it wakes early, the batch is smaller.
+            std::thread::park_timeout(pause);
             next = self.inbox.try_recv().ok();
             self.gather(next, &mut batch);
         }
