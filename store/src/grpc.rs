@@ -17,6 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
 use tokio::net::TcpListener;
 use tonic::service::InterceptorLayer;
@@ -28,6 +29,7 @@ use crate::members::Membership;
 
 mod auth;
 mod cluster;
+mod door;
 mod election;
 mod fault;
 mod health;
@@ -74,6 +76,9 @@ pub enum ServeError {
     /// TLS could not be set up.
     #[error("cannot set up TLS for etcd's API")]
     Tls(#[from] tls::SetUpError),
+    /// There is no thread to serve on.
+    #[error("cannot open a door for clients of etcd's API")]
+    Door(#[source] std::io::Error),
 }
 
 /// etcd's v3 API of one member.
@@ -117,40 +122,67 @@ impl Server {
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), ServeError> {
         let api = Arc::new(Api::new(self.backend, self.members, self.token_ttl));
+        let closing = Closing(api.clone());
         tokio::spawn(api.clone().attend_gate());
-        let connections = tls::accept(listener, &tls, api.closing.subscribe())?;
-        let serving = tonic::transport::Server::builder()
-            .initial_connection_window_size(WINDOW_BYTES.0)
-            .initial_stream_window_size(WINDOW_BYTES.1)
-            .max_concurrent_streams(MAX_STREAMS)
-            .http2_keepalive_interval(Some(KEEP_ALIVE.0))
-            .http2_keepalive_timeout(Some(KEEP_ALIVE.1))
-            .accept_http1(true)
-            .layer(InterceptorLayer::new(Guard(api.clone())))
-            .layer(metrics::Counting(api.clone()))
-            .add_service(pb::kv_server::KvServer::from_arc(api.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
-            .add_service(pb::watch_server::WatchServer::new(watch::Service::new(api.clone(), self.watch_progress)))
-            .add_service(pb::lease_server::LeaseServer::new(lease::Service(api.clone())))
-            .add_service(pb::cluster_server::ClusterServer::from_arc(api.clone()))
-            .add_service(pb::maintenance_server::MaintenanceServer::new(maintenance::Service(api.clone())))
-            .add_service(pb::auth_server::AuthServer::from_arc(api.clone()))
-            .add_service(proto::v3lockpb::lock_server::LockServer::new(lock::Service(api.clone())))
-            .add_service(proto::v3electionpb::election_server::ElectionServer::new(election::Service(api.clone())))
-            .add_service(proto::health::health_server::HealthServer::from_arc(api.clone()))
-            .serve_with_incoming_shutdown(connections, closed(api.closing.subscribe()));
-        let mut serving = std::pin::pin!(serving);
+        let listener = listener.into_std().map_err(ServeError::Door)?;
+        let mut doors = FuturesUnordered::new();
+        for _ in 0..door::count() {
+            let (api, tls, watch_progress) = (api.clone(), tls.clone(), self.watch_progress);
+            let ended = door::open(&listener, move |listener| attend(api, listener, tls, watch_progress))?;
+            doors.push(door::end(ended));
+        }
         tokio::select! {
-            ended = &mut serving => return Ok(ended?),
-            () = shutdown => {}
+            Some(ended) = doors.next() => return ended,
+            () = shutdown => drop(closing),
         }
-        api.closing.send_replace(true);
-        match tokio::time::timeout(DRAIN, serving).await {
-            Ok(ended) => Ok(ended?),
-            Err(_) => {
-                tracing::warn!("calls of etcd's API were cut off at the shutdown");
-                Ok(())
-            }
+        while let Some(ended) = doors.next().await {
+            ended?;
         }
+        Ok(())
+    }
+}
+
+/// Serves those who come through one door.
+async fn attend(api: Arc<Api>, listener: TcpListener, tls: Tls, watch_progress: Duration) -> Result<(), ServeError> {
+    let connections = tls::accept(listener, &tls, api.closing.subscribe())?;
+    let serving = tonic::transport::Server::builder()
+        .initial_connection_window_size(WINDOW_BYTES.0)
+        .initial_stream_window_size(WINDOW_BYTES.1)
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_keepalive_interval(Some(KEEP_ALIVE.0))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE.1))
+        .accept_http1(true)
+        .layer(InterceptorLayer::new(Guard(api.clone())))
+        .layer(metrics::Counting(api.clone()))
+        .add_service(pb::kv_server::KvServer::from_arc(api.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(pb::watch_server::WatchServer::new(watch::Service::new(api.clone(), watch_progress)))
+        .add_service(pb::lease_server::LeaseServer::new(lease::Service(api.clone())))
+        .add_service(pb::cluster_server::ClusterServer::from_arc(api.clone()))
+        .add_service(pb::maintenance_server::MaintenanceServer::new(maintenance::Service(api.clone())))
+        .add_service(pb::auth_server::AuthServer::from_arc(api.clone()))
+        .add_service(proto::v3lockpb::lock_server::LockServer::new(lock::Service(api.clone())))
+        .add_service(proto::v3electionpb::election_server::ElectionServer::new(election::Service(api.clone())))
+        .add_service(proto::health::health_server::HealthServer::from_arc(api.clone()))
+        .serve_with_incoming_shutdown(connections, closed(api.closing.subscribe()));
+    let late = async {
+        closed(api.closing.subscribe()).await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        ended = serving => Ok(ended?),
+        () = late => {
+            tracing::warn!("calls of etcd's API were cut off at the shutdown");
+            Ok(())
+        }
+    }
+}
+
+/// Ends all streams when it goes, however serving ends.
+struct Closing(Arc<Api>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.closing.send_replace(true);
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) mod log;
 pub(crate) mod member;
 pub(crate) mod message;
 pub(crate) mod node;
+mod pace;
 pub(crate) mod peer;
 pub(crate) mod proposals;
 pub(crate) mod reads;

@@ -21,6 +21,7 @@ use super::disk::Disk;
 use super::engine::{Engine, Shared, Turn};
 use super::member::{Answer, Done, Reply, TICK, Token, chain};
 use super::message::Envelope;
+use super::pace::Pace;
 use super::proposals::Proposal;
 use super::snapshot;
 use super::writer::Writer;
@@ -89,6 +90,14 @@ enum Hands {
     Thread(Writer),
 }
 
+/// What has come and is to be proposed together.
+struct Batch {
+    calls: Vec<Call>,
+    bytes: usize,
+    /// Nobody has said that it is the last.
+    open: bool,
+}
+
 struct Waiting {
     reply: Answered,
     room: Option<OwnedSemaphorePermit>,
@@ -107,6 +116,7 @@ pub(crate) struct Node {
     /// The token given last.
     token: Token,
     started: Instant,
+    pace: Pace,
     next_tick: Millis,
     /// Changes of the members that `post` has been told of; none yet at first.
     told: Option<u64>,
@@ -130,6 +140,7 @@ impl Node {
             waiting: HashMap::new(),
             token: 0,
             started: Instant::now(),
+            pace: Pace::default(),
             next_tick: 0,
             told: None,
             snapshot: None,
@@ -147,6 +158,7 @@ impl Node {
         loop {
             let open = self.receive();
             self.turn();
+            self.pace.end(self.started.elapsed());
             if !open {
                 return self.close();
             }
@@ -181,28 +193,43 @@ impl Node {
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return false,
         };
+        let mut batch = Batch { calls: Vec::new(), bytes: 0, open: true };
+        self.gather(next.take(), &mut batch);
+        // Others do not wait here: theirs are gathered while the thread that writes is busy.
+        let pause = matches!(self.hands, Some(Hands::Own(_))).then(|| self.pace.pause(batch.calls.len())).flatten();
+        if let Some(pause) = pause.filter(|_| batch.open) {
+            // Not in `recv`: nobody is to wake this thread for each that comes. If it wakes early, the batch is smaller.
+            std::thread::park_timeout(pause);
+            next = self.inbox.try_recv().ok();
+            self.gather(next, &mut batch);
+        }
+        if !batch.calls.is_empty() {
+            self.pace.begin(batch.calls.len(), self.started.elapsed());
+        }
+        self.propose(batch.calls, batch.bytes, self.now());
+        batch.open
+    }
+
+    /// Takes this and all that has come, as far as it fits a batch.
+    fn gather(&mut self, mut next: Option<Input>, batch: &mut Batch) {
         let now = self.now();
-        let (mut calls, mut bytes) = (Vec::new(), 0);
-        let mut open = true;
         while let Some(input) = next {
             match input {
                 Input::Propose(call) => {
-                    bytes += size(&call.proposal);
-                    calls.push(call);
+                    batch.bytes += size(&call.proposal);
+                    batch.calls.push(call);
                 }
                 Input::Close => {
-                    open = false;
-                    break;
+                    batch.open = false;
+                    return;
                 }
                 other => self.take(other, now),
             }
-            if bytes >= BATCH_BYTES {
-                break;
+            if batch.bytes >= BATCH_BYTES {
+                return;
             }
             next = self.inbox.try_recv().ok();
         }
-        self.propose(calls, bytes, now);
-        open
     }
 
     fn take(&mut self, input: Input, now: Millis) {
