@@ -4,6 +4,9 @@
 //! `cargo run --release -p store --example etcd_bench [DIR]` prints, for 1, 16, 64 and 256 clients, puts of 1 KiB and linearizable gets: a
 //! second, and a second of the server's own CPU time; events to many watchers; memory with 100,000 keys of 1 KiB; the time from start to the first
 //! answer with 150,000. `etcd_bench serve DIR` serves until its input ends, for other tools.
+//!
+//! `etcd_bench beside NAME URL,... CA CERT KEY PID,...` measures puts and gets of servers that run already, as a cluster of
+//! three does; clients are dealt out to them in turn.
 
 #![allow(clippy::print_stdout, reason = "printing is what it is for")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot set itself up fails")]
@@ -37,13 +40,57 @@ const KEYS: (usize, usize) = (100_000, 150_000);
 /// Kernel ticks a second, as `/proc` counts CPU time.
 const TICKS: f64 = 100.0;
 
+/// What is measured: how clients reach it, and whose CPU time counts.
+struct Subject {
+    name: String,
+    urls: Vec<String>,
+    tls: EtcdTls,
+    pids: Vec<u32>,
+}
+
+impl Subject {
+    /// One that was started by somebody else.
+    fn beside(args: &[String]) -> Option<Self> {
+        let [name, urls, ca, cert, key, pids] = args else { return None };
+        let read = |path: &String| std::fs::read(path).unwrap();
+        let tls = EtcdTls { ca: read(ca), cert: read(cert), key: read(key) };
+        let urls = urls.split(',').map(str::to_owned).collect();
+        let pids = pids.split(',').map(|pid| pid.parse().unwrap()).collect();
+        Some(Self { name: name.clone(), urls, tls, pids })
+    }
+
+    async fn client(&self, number: usize) -> Client {
+        let tls = TlsOptions::new()
+            .ca_certificate(Certificate::from_pem(&self.tls.ca))
+            .identity(Identity::from_pem(&self.tls.cert, &self.tls.key));
+        let url = &self.urls[number % self.urls.len()];
+        Client::connect([url], Some(ConnectOptions::new().with_tls(tls))).await.unwrap()
+    }
+
+    /// CPU time that it has used, user's and system's.
+    fn cpu(&self) -> f64 {
+        let of = |pid: &u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+            fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>()
+        };
+        self.pids.iter().map(of).sum::<f64>() / TICKS
+    }
+}
+
 /// A server in a process of its own.
 struct Server {
-    name: &'static str,
     dir: PathBuf,
-    url: String,
-    tls: EtcdTls,
+    subject: Subject,
     process: Child,
+}
+
+impl std::ops::Deref for Server {
+    type Target = Subject;
+
+    fn deref(&self) -> &Subject {
+        &self.subject
+    }
 }
 
 impl Server {
@@ -59,7 +106,7 @@ impl Server {
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut url).unwrap();
         let file = |name| std::fs::read(dir.join(name)).unwrap();
         let tls = EtcdTls { ca: file("ca.pem"), cert: file("client.pem"), key: file("client.key") };
-        Self { name: "orlop", dir: dir.to_owned(), url: url.trim().to_owned(), tls, process }
+        Self::new("orlop", dir, url.trim(), tls, process)
     }
 
     fn theirs(dir: &Path) -> Self {
@@ -84,7 +131,12 @@ impl Server {
             .spawn()
             .unwrap();
         let tls = EtcdTls { ca: ca.into(), cert: client.0.into(), key: client.1.into() };
-        Self { name: "etcd", dir: dir.to_owned(), url, tls, process }
+        Self::new("etcd", dir, &url, tls, process)
+    }
+
+    fn new(name: &str, dir: &Path, url: &str, tls: EtcdTls, process: Child) -> Self {
+        let (name, urls, pids) = (name.to_owned(), vec![url.to_owned()], vec![process.id()]);
+        Self { dir: dir.to_owned(), subject: Subject { name, urls, tls, pids }, process }
     }
 
     /// Kills it, starts it again in its folder, and waits for the first linearizable answer.
@@ -101,26 +153,11 @@ impl Server {
         self.process.wait().unwrap();
     }
 
-    async fn client(&self) -> Client {
-        let tls = TlsOptions::new()
-            .ca_certificate(Certificate::from_pem(&self.tls.ca))
-            .identity(Identity::from_pem(&self.tls.cert, &self.tls.key));
-        Client::connect([&self.url], Some(ConnectOptions::new().with_tls(tls))).await.unwrap()
-    }
-
     async fn answered(&self) {
-        let mut client = self.client().await;
+        let mut client = self.client(0).await;
         while client.get("none", Some(GetOptions::new().with_count_only())).await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-    }
-
-    /// CPU time that it has used, user's and system's.
-    fn cpu(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
-        let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-        let ticks: f64 = fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum();
-        ticks / TICKS
     }
 
     /// Memory that is resident, MiB.
@@ -145,6 +182,12 @@ async fn main() {
     {
         return self::serve(Path::new(dir)).await;
     }
+    if let [beside, rest @ ..] = &args[..]
+        && beside == "beside"
+    {
+        let subject = Subject::beside(rest).expect("NAME URL,... CA CERT KEY PID,...");
+        return load(&[&subject]).await;
+    }
     let base = args.first().map_or_else(|| PathBuf::from("."), PathBuf::from);
     let dir = base.join(format!("etcd-bench-{}", std::process::id()));
     std::fs::create_dir_all(dir.join("ours")).unwrap();
@@ -153,13 +196,7 @@ async fn main() {
         server.answered().await;
     }
     println!("load average {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim());
-    for clients in [1, 16, 64, 256] {
-        for put in [true, false] {
-            for server in &servers {
-                calls(server, clients, put).await;
-            }
-        }
-    }
+    load(&servers.each_ref().map(|server| &server.subject)).await;
     for server in &servers {
         fan_out(server).await;
     }
@@ -198,11 +235,22 @@ async fn serve(dir: &Path) {
     served.stop().await;
 }
 
-async fn calls(server: &Server, clients: usize, put: bool) {
+/// Puts and gets by more and more clients.
+async fn load(subjects: &[&Subject]) {
+    for clients in [1, 16, 64, 256] {
+        for put in [true, false] {
+            for subject in subjects {
+                calls(subject, clients, put).await;
+            }
+        }
+    }
+}
+
+async fn calls(server: &Subject, clients: usize, put: bool) {
     let mut tasks = Vec::new();
     let cpu = server.cpu();
     for client in 0..clients {
-        let mut connection = server.client().await;
+        let mut connection = server.client(client).await;
         tasks.push(tokio::spawn(async move {
             let (start, mut times) = (Instant::now(), Vec::new());
             while start.elapsed() < PERIOD {
@@ -235,10 +283,10 @@ async fn calls(server: &Server, clients: usize, put: bool) {
 }
 
 /// All watchers hear all puts.
-async fn fan_out(server: &Server) {
+async fn fan_out(server: &Subject) {
     let mut tasks = Vec::new();
-    for _ in 0..WATCHERS / 10 {
-        let mut client = server.client().await;
+    for number in 0..WATCHERS / 10 {
+        let mut client = server.client(number).await;
         for _ in 0..10 {
             let mut stream = client.watch("fan/", Some(WatchOptions::new().with_prefix())).await.unwrap();
             assert!(stream.message().await.unwrap().unwrap().created());
@@ -251,7 +299,7 @@ async fn fan_out(server: &Server) {
         }
     }
     let (begin, cpu) = (Instant::now(), server.cpu());
-    let mut client = server.client().await;
+    let mut client = server.client(0).await;
     for i in 0..EVENTS {
         client.put(format!("fan/{i}"), vec![b'x'; VALUE], None).await.unwrap();
     }
@@ -262,8 +310,8 @@ async fn fan_out(server: &Server) {
     println!("{:<6} events to {WATCHERS} watchers {:.0}/s {:.0}/CPU-s", server.name, events / took, events / cpu);
 }
 
-async fn fill(server: &Server, keys: std::ops::Range<usize>) {
-    let mut client = server.client().await;
+async fn fill(server: &Subject, keys: std::ops::Range<usize>) {
+    let mut client = server.client(0).await;
     for first in keys.clone().step_by(100) {
         let puts =
             (first..(first + 100).min(keys.end)).map(|i| TxnOp::put(format!("fill/{i:08}"), vec![b'x'; VALUE], None));
