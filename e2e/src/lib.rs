@@ -16,6 +16,7 @@ pub mod server;
 pub mod stage;
 pub mod story;
 pub mod upstream;
+pub mod wait;
 
 pub use rack::Rack;
 pub use server::Server;

@@ -13,7 +13,7 @@ use std::{
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -25,6 +25,7 @@ use nix::{
 use tempfile::TempDir;
 
 use crate::stage::{PATIENCE, Said, newest_kubectl, program, run};
+use crate::wait;
 
 pub mod cut;
 pub mod machine;
@@ -38,9 +39,6 @@ const FIRST: u8 = 11;
 
 /// What servers are called.
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
-
-/// Between two looks at a condition.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// How long a user's command may wait for a server.
 const ASKING: Duration = Duration::from_secs(10);
@@ -248,13 +246,8 @@ impl Rack {
     }
 
     /// Waits until `condition` holds; an error of its ends the story.
-    pub fn until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> Result<bool>) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        while !condition(self).with_context(|| format!("wait until {what}"))? {
-            ensure!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}\n{}", self.logs());
-            std::thread::park_timeout(LOOK);
-        }
-        Ok(())
+    pub fn until(&mut self, what: &str, condition: impl FnMut(&mut Self) -> Result<bool>) -> Result<()> {
+        wait::until(self, what, PATIENCE, condition, |rack| rack.logs())
     }
 
     /// The last things that all servers have said.

@@ -5,18 +5,14 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use cli::up::Host;
 use tempfile::TempDir;
 
-use crate::backing;
 use crate::stage::{Following, PATIENCE, Said, http_get, newest_kubectl, program, run};
-
-/// Between two looks at a condition.
-const LOOK: Duration = Duration::from_millis(50);
+use crate::{backing, wait};
 
 /// A server in this machine's own network, on loopback. Killed when dropped.
 pub struct Server {
@@ -146,9 +142,7 @@ impl Server {
 
     /// Runs `orlop` with the administrator's credentials; it must succeed.
     pub fn ask(&self, args: &[&str]) -> Result<String> {
-        let said = run(&mut self.orlop(args)?, "");
-        ensure!(said.ok, "orlop {} failed:\n{}{}", args.join(" "), said.out, said.err);
-        Ok(said.out)
+        self.try_ask(args)?.must("orlop", args)
     }
 
     /// Runs `orlop` with the administrator's credentials, whatever comes of it.
@@ -173,9 +167,7 @@ impl Server {
 
     /// Runs kubectl with this standard input; it must succeed.
     pub fn kubectl_with_input(&self, args: &[&str], input: &str) -> Result<String> {
-        let said = self.try_kubectl(args, input);
-        ensure!(said.ok, "kubectl {} failed:\n{}{}", args.join(" "), said.out, said.err);
-        Ok(said.out)
+        self.try_kubectl(args, input).must("kubectl", args)
     }
 
     /// Runs kubectl with this standard input, whatever comes of it.
@@ -196,13 +188,8 @@ impl Server {
     }
 
     /// Waits until `condition` holds; an error of its ends the story.
-    pub fn until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> Result<bool>) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        while !condition(self).with_context(|| format!("wait until {what}"))? {
-            ensure!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}\n{}", self.log());
-            std::thread::park_timeout(LOOK);
-        }
-        Ok(())
+    pub fn until(&mut self, what: &str, condition: impl FnMut(&mut Self) -> Result<bool>) -> Result<()> {
+        wait::until(self, what, PATIENCE, condition, |server| server.log())
     }
 
     /// What it has said, for when a story fails.
@@ -308,12 +295,8 @@ impl Drop for Etcd {
 
 /// Waits until an etcd says that it is.
 fn healthy(ask: impl Fn() -> Result<String>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !ask().is_ok_and(|health| health.contains("true")) {
-        ensure!(Instant::now() < deadline, "etcd is not healthy within {PATIENCE:?}");
-        std::thread::park_timeout(LOOK);
-    }
-    Ok(())
+    let is = |(): &mut ()| Ok(ask().is_ok_and(|health| health.contains("true")));
+    wait::until(&mut (), "etcd is healthy", PATIENCE, is, |()| String::new())
 }
 
 /// Addresses that nothing listens on. Held together while they are chosen, so that they differ.

@@ -13,13 +13,10 @@ use anyhow::{Context, Result, bail, ensure};
 use cli::up::{Cluster, Spec};
 use tempfile::TempDir;
 
-use crate::{backing, server::Etcd};
+use crate::{backing, server::Etcd, wait};
 
 /// How long a condition may take to come true, unless a story says otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Between two looks at a condition.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// The image that stories run, packed by `./test`.
 const TESTAPP: &str = "target/testapp.tar";
@@ -47,6 +44,14 @@ pub struct Said {
     pub out: String,
     /// Standard error.
     pub err: String,
+}
+
+impl Said {
+    /// Standard output, of a command that must have succeeded.
+    pub fn must(self, program: &str, args: &[&str]) -> Result<String> {
+        ensure!(self.ok, "{program} {} failed:\n{}{}", args.join(" "), self.out, self.err);
+        Ok(self.out)
+    }
 }
 
 impl Stage {
@@ -94,9 +99,7 @@ impl Stage {
 
     /// Runs kubectl in the story's namespace; it must succeed.
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
-        let said = self.try_kubectl(args);
-        ensure!(said.ok, "kubectl {} failed:\n{}{}", args.join(" "), said.out, said.err);
-        Ok(said.out)
+        self.try_kubectl(args).must("kubectl", args)
     }
 
     /// Runs kubectl, whatever comes of it.
@@ -111,9 +114,7 @@ impl Stage {
 
     /// Runs `orlop`; it must succeed.
     pub fn orlop(&self, args: &[&str]) -> Result<String> {
-        let said = self.try_orlop(args, "");
-        ensure!(said.ok, "orlop {} failed:\n{}{}", args.join(" "), said.out, said.err);
-        Ok(said.out)
+        self.try_orlop(args, "").must("orlop", args)
     }
 
     /// Runs `orlop` with this standard input, whatever comes of it.
@@ -150,14 +151,7 @@ impl Stage {
         patience: Duration,
         mut condition: impl FnMut(&Self) -> Result<bool>,
     ) -> Result<()> {
-        let deadline = Instant::now() + patience;
-        while !condition(self).with_context(|| format!("wait until {what}"))? {
-            if Instant::now() > deadline {
-                bail!("not within {patience:?}: {what}\n{}", self.picture());
-            }
-            std::thread::park_timeout(LOOK);
-        }
-        Ok(())
+        wait::until(&mut &*self, what, patience, |stage| condition(stage), |stage| stage.picture())
     }
 
     /// One field of one object, by kubectl's jsonpath.

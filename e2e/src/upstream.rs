@@ -7,20 +7,18 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 use crate::{
     Server,
     server::free_addresses,
     stage::{Following, PATIENCE, Said, debian_kubectl, run},
+    wait,
 };
-
-/// Between two looks at a condition.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// How long it takes at most to be ready: it makes its first roles and priorities one by one.
 const READY_WITHIN: Duration = Duration::from_secs(180);
@@ -89,9 +87,7 @@ impl KubeApiserver {
 
     /// Runs kubectl with this standard input; it must succeed.
     pub fn kubectl_with_input(&self, args: &[&str], input: &str) -> Result<String> {
-        let said = self.try_kubectl(args, input);
-        ensure!(said.ok, "kubectl {} failed:\n{}{}", args.join(" "), said.out, said.err);
-        Ok(said.out)
+        self.try_kubectl(args, input).must("kubectl", args)
     }
 
     /// Runs kubectl with this standard input, whatever comes of it.
@@ -113,14 +109,9 @@ impl KubeApiserver {
         &mut self,
         patience: Duration,
         what: &str,
-        mut condition: impl FnMut(&mut Self) -> Result<bool>,
+        condition: impl FnMut(&mut Self) -> Result<bool>,
     ) -> Result<()> {
-        let deadline = Instant::now() + patience;
-        while !condition(self).with_context(|| format!("wait until {what}"))? {
-            ensure!(Instant::now() < deadline, "not within {patience:?}: {what}\n{}", self.log());
-            std::thread::park_timeout(LOOK);
-        }
-        Ok(())
+        wait::until(self, what, patience, condition, |upstream| upstream.log())
     }
 
     /// The end of what it has said, for when a story fails.
