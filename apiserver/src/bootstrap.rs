@@ -1,6 +1,10 @@
 //! The bootstrap: what is there from the first start. Namespaces, the Service that leads to the servers, and the policy.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use axum::body::Body;
 use http::{Request, StatusCode, header};
@@ -56,9 +60,9 @@ pub fn own(parts: Arc<Parts>) -> Local {
     Local::new(parts, Some(Arc::new(User::new("system:apiserver", &[MASTERS]))))
 }
 
-/// Stores what is missing, until everything is stored.
+/// Stores what is missing, until everything is stored; then the server is ready.
 pub async fn run(parts: Arc<Parts>, advertise: Vec<SocketAddr>, shutdown: CancellationToken) {
-    let service = own(parts);
+    let service = own(Arc::clone(&parts));
     let mut missing = wanted(&advertise);
     while !missing.is_empty() {
         let mut left = Vec::new();
@@ -73,6 +77,7 @@ pub async fn run(parts: Arc<Parts>, advertise: Vec<SocketAddr>, shutdown: Cancel
             return;
         }
     }
+    parts.bootstrapped.store(true, Ordering::Release);
 }
 
 fn wanted(advertise: &[SocketAddr]) -> Vec<Wanted> {
@@ -123,24 +128,22 @@ fn kubernetes(advertise: &[SocketAddr]) -> Wanted {
 
 /// Creates it, or keeps it up when it exists; on a lease, if one is given.
 pub async fn ensure(service: &Local, want: &Wanted, lease: Option<OnLease>) -> Result<(), String> {
-    match send(service, "POST", &want.collection, &want.object, lease).await? {
-        (StatusCode::CREATED, _) => return Ok(()),
-        (StatusCode::CONFLICT, _) => {}
-        (code, text) => return Err(format!("{code}: {text}")),
-    }
     let path = format!("{}/{}", want.collection, want.name);
-    let better = match want.upkeep {
-        Upkeep::Leave => None,
-        Upkeep::Replace => Some(want.object.clone()),
-        Upkeep::Complete => {
-            let (_, text) = send(service, "GET", &path, &Value::Null, None).await?;
+    // looked at before it is written: a store that takes no writes has it all, where a server starts again
+    let (found, text) = send(service, "GET", &path, &Value::Null, None).await?;
+    let (method, at, body, done) = match (found, want.upkeep) {
+        (StatusCode::NOT_FOUND, _) => ("POST", &want.collection, want.object.clone(), StatusCode::CREATED),
+        (StatusCode::OK, Upkeep::Leave) => return Ok(()),
+        (StatusCode::OK, Upkeep::Replace) => ("PUT", &path, want.object.clone(), StatusCode::OK),
+        (StatusCode::OK, Upkeep::Complete) => {
             let is: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-            completed(is, &want.object)
+            let Some(better) = completed(is, &want.object) else { return Ok(()) };
+            ("PUT", &path, better, StatusCode::OK)
         }
+        (code, _) => return Err(format!("{code}: {text}")),
     };
-    let Some(better) = better else { return Ok(()) };
-    match send(service, "PUT", &path, &better, lease).await? {
-        (StatusCode::OK, _) => Ok(()),
+    match send(service, method, at, &body, lease).await? {
+        (code, _) if code == done => Ok(()),
         (code, text) => Err(format!("{code}: {text}")),
     }
 }

@@ -1,6 +1,6 @@
 //! The server's parts, together: what every request may use.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use api::Kind;
 use async_trait::async_trait;
@@ -46,6 +46,8 @@ pub struct Parts {
     pub nodes: Arc<Nodes>,
     /// The leases of what dies by itself.
     pub expiry: Arc<Expiry>,
+    /// What is there from the first start is stored.
+    pub bootstrapped: AtomicBool,
     /// How the server's own backups are going.
     pub backups: Arc<backup::Record>,
     /// Whose turn it is to be given addresses.
@@ -67,6 +69,7 @@ impl Parts {
             discovery: Arc::clone(&self.discovery),
             nodes: Arc::clone(&self.nodes),
             expiry: Arc::clone(&self.expiry),
+            bootstrapped: AtomicBool::default(),
             backups: Arc::clone(&self.backups),
             // the transaction as a whole has its turn
             allocation: Allocation::default(),

@@ -1,6 +1,11 @@
 //! The server: opened once on a data directory and a store, then served on listeners and called in this process.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use store::{Backend, Membership};
 use tokio::net::TcpListener;
@@ -112,6 +117,7 @@ impl Server {
             discovery: Arc::new(Discovery::new(&registry)),
             nodes: Arc::new(Nodes::new(&pki)?),
             expiry: Arc::new(Expiry::default()),
+            bootstrapped: AtomicBool::default(),
             backups: Arc::default(),
             allocation: Allocation::default(),
             backend: config.store,
@@ -137,11 +143,6 @@ impl Server {
     /// The API as a service of this process; every request comes from this user.
     pub fn local(&self, user: User) -> Local {
         Local::new(Arc::clone(&self.parts), Some(Arc::new(user)))
-    }
-
-    /// Everything that the store holds is in the cache, so that requests can be answered.
-    pub fn ready(&self) -> bool {
-        self.parts.cache.ready()
     }
 
     /// Makes backups when they are due, until the shutdown; while it [serves](Self::serve).

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -38,6 +38,9 @@ use crate::{
 
 /// Longest time for a request that is neither a watch nor a stream (upstream's `request-timeout`).
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// What health is told in.
+const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The API, as a `tower` service: every request comes from this user, or from whoever its token says.
 #[derive(Clone)]
@@ -142,8 +145,15 @@ async fn path(parts: &Parts, user: &User, head: &http::request::Parts) -> Answer
     }
     let verbose = Query::parse(head.uri.query().unwrap_or_default()).flag("verbose");
     match path {
-        "/healthz" | "/livez" => Ok(health(path, verbose, true)),
-        "/readyz" => Ok(health(path, verbose, parts.cache.ready())),
+        "/healthz" | "/livez" => Ok(health(path, verbose, &[])),
+        "/readyz" => Ok(health(
+            path,
+            verbose,
+            &[
+                ("watch-cache", parts.cache.ready()),
+                ("poststarthook/bootstrap", parts.bootstrapped.load(Ordering::Acquire)),
+            ],
+        )),
         "/version" | "/version/" => Ok(reply::json(StatusCode::OK, &version::info())),
         "/metrics" => Ok(bootstrap::metrics(parts)),
         "/backup" => Ok(backup::answer(parts)),
@@ -172,18 +182,21 @@ fn nowhere() -> Box<Status> {
     Box::new(api::status::failure(404, "NotFound", "the server could not find the requested resource"))
 }
 
-fn health(path: &str, verbose: bool, ready: bool) -> Response {
-    let (code, mark, word) =
-        if ready { (StatusCode::OK, '+', "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, '-', "not ready") };
-    let name = path.trim_start_matches('/');
-    let text = match verbose || !ready {
-        true => format!(
-            "[+]ping ok\n[{mark}]watch-cache {word}\n{name} check {}\n",
-            if ready { "passed" } else { "failed" }
-        ),
-        false => "ok".to_owned(),
-    };
-    reply::typed(code, "text/plain; charset=utf-8", text)
+/// All checks hold, as Kubernetes' servers say it.
+fn health(path: &str, verbose: bool, checks: &[(&str, bool)]) -> Response {
+    let healthy = checks.iter().all(|(_, holds)| *holds);
+    let code = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if healthy && !verbose {
+        return reply::typed(code, TEXT, "ok".to_owned());
+    }
+    let mut text = String::from("[+]ping ok\n");
+    for (name, holds) in checks {
+        let (mark, word) = if *holds { ('+', "ok") } else { ('-', "not ready") };
+        text.push_str(&format!("[{mark}]{name} {word}\n"));
+    }
+    let (name, end) = (path.trim_start_matches('/'), if healthy { "passed" } else { "failed" });
+    text.push_str(&format!("{name} check {end}\n"));
+    reply::typed(code, TEXT, text)
 }
 
 async fn resource(

@@ -59,7 +59,8 @@ impl Cluster {
         let (serving, ended) = (Arc::clone(&server), shutdown.clone());
         tokio::spawn(async move { serving.serve(vec![listener], ended).await });
         let cluster = Self { server, address, dir, shutdown };
-        // the last object of the bootstrap
+        cluster.until("/readyz", |code, _| code == StatusCode::OK).await;
+        // it says of itself where it is found, apart from the bootstrap
         let name = format!("kubernetes-{address}").replace(['.', ':'], "-");
         let slice = format!("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/{name}");
         cluster.until(&slice, |code, _| code == StatusCode::OK).await;
