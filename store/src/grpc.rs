@@ -29,6 +29,7 @@ use crate::members::Membership;
 
 mod auth;
 mod cluster;
+mod cork;
 mod door;
 mod election;
 mod fault;

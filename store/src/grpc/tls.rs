@@ -13,6 +13,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::cork::Corked;
+
 /// Longest TLS handshake.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 
@@ -47,7 +49,7 @@ pub(super) fn accept(
     listener: TcpListener,
     tls: &Tls,
     closing: watch::Receiver<bool>,
-) -> Result<impl Stream<Item = io::Result<TlsStream<TcpStream>>> + use<>, SetUpError> {
+) -> Result<impl Stream<Item = io::Result<Connection>> + use<>, SetUpError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(tls.clients.clone(), provider.clone()).build()?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
@@ -66,7 +68,9 @@ pub(super) fn accept(
     Ok(ReceiverStream::new(connections))
 }
 
-type Ready = mpsc::Sender<io::Result<TlsStream<TcpStream>>>;
+type Connection = Corked<TlsStream<TcpStream>>;
+
+type Ready = mpsc::Sender<io::Result<Connection>>;
 
 async fn listen(listener: &TcpListener, acceptor: &TlsAcceptor, ready: &Ready) {
     let room = Arc::new(Semaphore::new(MAX_HANDSHAKES));
@@ -92,7 +96,7 @@ async fn shake_hands(stream: TcpStream, acceptor: TlsAcceptor, ready: Ready, _pl
     }
     match tokio::time::timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {
         Ok(Ok(connection)) => {
-            if ready.send(Ok(connection)).await.is_err() {
+            if ready.send(Ok(Corked::new(connection))).await.is_err() {
                 tracing::debug!("a connection came when the server was closing");
             }
         }
