@@ -243,6 +243,8 @@ impl Member {
             max_inflight_msgs: IN_FLIGHT,
             max_committed_size_per_ready: COMMITTED_BYTES,
             max_uncommitted_size: UNCOMMITTED_BYTES,
+            // what is proposed in one turn travels together
+            batch_append: true,
             ..raft::Config::default()
         };
         let raft = RawNode::new(&raft_config, log, &slog::Logger::root(slog::Discard, slog::o!()))?;
@@ -290,9 +292,8 @@ impl Member {
             return;
         }
         self.raft.tick();
-        for sequence in self.proposals.overdue(self.raft.raft.term, now) {
-            self.send_forward(sequence);
-        }
+        let overdue = self.proposals.overdue(self.raft.raft.term, now);
+        self.send_forward(&overdue);
         if let Some(before) = now.checked_sub(self.config.patience) {
             let lost = self.proposals.expire(before);
             self.answer_lost(lost, "no leader was found in time", "no majority confirmed it in time");
@@ -405,7 +406,8 @@ impl Member {
     /// Whether [`Member::ready`] has anything to say.
     pub(crate) fn is_ready(&self) -> bool {
         let told = !(self.outbox.is_empty() && self.jobs.is_empty() && self.answers.is_empty());
-        told || self.restored.is_some() || (self.stopped.is_none() && self.raft.has_ready())
+        let asks = || self.reads.may_ask(self.now) || self.raft.has_ready();
+        told || self.restored.is_some() || (self.stopped.is_none() && asks())
     }
 
     /// All that follows from what it was told since the last call.

@@ -5,8 +5,8 @@ use protobuf::Message as _;
 use raft::eraftpb::Message;
 
 pub(crate) use wire::envelope::Body;
-pub(crate) use wire::forward::What;
-pub(crate) use wire::{Delivered, Envelope, Forward, Part, Refused, Removed, Taken};
+pub(crate) use wire::proposal::What;
+pub(crate) use wire::{Delivered, Envelope, Forward, Part, Proposal, Refused, Removed, Taken};
 
 /// Generated from `proto/peer.proto`.
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]

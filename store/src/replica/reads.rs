@@ -1,7 +1,7 @@
 //! Reads that wait until this member knows that it has seen everything that was committed before they came.
 //!
-//! All that come in one turn are asked for together (raft's ReadIndex: a round of heartbeats, no disk). The answer is an
-//! index; when so much is applied the state can be read.
+//! They are asked for in rounds (raft's ReadIndex: heartbeats, no disk), one at a time: all that come during one share the
+//! next, so that the more ask, the less each costs. The answer is an index; when so much is applied the state can be read.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +12,9 @@ use crate::planted::{self, Bug};
 
 /// How long an answer is waited for before it is asked again.
 const ASK_AGAIN: Millis = 300;
+
+/// How long a round keeps the next one waiting: if it is lost, those who come later do not suffer for it.
+const ROUND: Millis = 20;
 
 /// Reads of one life of one member.
 pub(crate) struct Reads {
@@ -40,9 +43,15 @@ impl Reads {
         self.fresh.push((token, now));
     }
 
+    /// Whether there is anything new to ask for, and no round on its way.
+    pub(crate) fn may_ask(&self, now: Millis) -> bool {
+        let settled = |round: &Round| round.at.is_none_or(|at| at + ROUND <= now);
+        !self.fresh.is_empty() && self.asked.values().all(settled)
+    }
+
     /// What raft is to be asked for now.
     pub(crate) fn ask(&mut self, now: Millis) -> Vec<Vec<u8>> {
-        if !self.fresh.is_empty() {
+        if self.may_ask(now) {
             self.sequence += 1;
             self.asked.insert(self.sequence, Round { readers: std::mem::take(&mut self.fresh), at: None });
         }
@@ -113,9 +122,11 @@ mod tests {
         let round = reads.ask(10);
         assert_eq!(round.len(), 1);
         reads.add(4, 20);
-        let second = reads.ask(20);
-        assert_eq!(second.len(), 1, "the first is not asked again so soon");
+        assert_eq!(reads.ask(20), Vec::<Vec<u8>>::new(), "the first is on its way");
         reads.confirm(&round[0], 7);
+        assert!(reads.may_ask(20));
+        let second = reads.ask(20);
+        assert_eq!(second.len(), 1);
         Reads::new(3, 78).confirm(&second[0], 7);
         assert_eq!(reads.reached(6), Vec::<Token>::new());
         assert_eq!(reads.reached(7), vec![1, 2, 3]);
@@ -126,5 +137,20 @@ mod tests {
         assert_eq!(reads.expire(19), Vec::<Token>::new());
         assert_eq!(reads.expire(20), vec![4]);
         assert!(reads.drain().is_empty());
+    }
+
+    #[test]
+    fn a_round_that_is_lost_delays_nobody_who_comes_later() {
+        let mut reads = Reads::new(3, 77);
+        reads.add(1, 10);
+        let lost = reads.ask(10);
+        reads.add(2, 11);
+        assert!(!reads.may_ask(10 + ROUND - 1));
+        let next = reads.ask(10 + ROUND);
+        assert_eq!(next.len(), 1, "one round, of the newcomer");
+        assert_ne!(next, lost);
+        reads.confirm(&next[0], 7);
+        assert_eq!(reads.reached(7), vec![2]);
+        assert_eq!(reads.ask(10 + ASK_AGAIN), lost);
     }
 }

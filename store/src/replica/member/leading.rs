@@ -3,14 +3,14 @@
 use bytes::Bytes;
 use raft::{ProgressState, StateRole};
 
-use super::{Clock, HEARTBEAT_TICKS, Member, TICK, chain, same};
+use super::{Clock, HEARTBEAT_TICKS, MESSAGE_BYTES, Member, TICK, chain, same};
 use crate::backend::Error;
 use crate::members::{self, MemberId};
 use crate::mvcc::codec::{Reader, Writer};
 use crate::mvcc::{Millis, codec};
 use crate::replica::change::{self, View};
 use crate::replica::entry::{Context, Tag};
-use crate::replica::message::{Body, Forward, Refused, What};
+use crate::replica::message::{self, Body, Forward, Refused, What};
 use crate::replica::mix;
 use crate::replica::proposals::{Held, Proposal};
 use crate::replica::roster::Change;
@@ -101,10 +101,11 @@ impl Member {
                 self.propose_here(held);
             }
         } else if leader != raft::INVALID_ID && self.proposals.has_held() {
+            let mut fresh = Vec::new();
             while let Some(held) = self.proposals.next_held() {
-                let sequence = self.proposals.forward(held, self.raft.raft.term, self.now);
-                self.send_forward(sequence);
+                fresh.push(self.proposals.forward(held, self.raft.raft.term, self.now));
             }
+            self.send_forward(&fresh);
         }
         for context in self.reads.ask(self.now) {
             self.raft.read_index(context);
@@ -168,42 +169,40 @@ impl Member {
         change::judge(change, &view)
     }
 
-    /// Sends a forwarded proposal to whom this member knows as leader, for the first time or again.
-    pub(super) fn send_forward(&mut self, sequence: u64) {
+    /// Sends forwarded proposals to whom this member knows as leader, for the first time or again.
+    pub(super) fn send_forward(&mut self, sequences: &[u64]) {
         let (leader, term) = (self.raft.raft.leader_id, self.raft.raft.term);
-        let Some(proposal) = self.proposals.forwarded(sequence).filter(|_| leader != raft::INVALID_ID) else { return };
-        let what = match proposal {
-            Proposal::Command(command) => What::Command(Bytes::copy_from_slice(command)),
-            Proposal::Change(change) => {
-                let mut out = Writer::default();
-                change.encode(&mut out);
-                What::Change(out.0.into())
-            }
-        };
+        if leader == raft::INVALID_ID {
+            return;
+        }
         let (life, floor) = (self.proposals.life(), self.proposals.floor());
-        self.post(leader, Body::Forward(Forward { term, life, sequence, floor, what: Some(what) }));
+        let mut sequences = sequences.iter().peekable();
+        while sequences.peek().is_some() {
+            let (mut proposals, mut bytes) = (Vec::new(), 0);
+            while let Some(sequence) = sequences.next_if(|_| bytes < MESSAGE_BYTES) {
+                let what = self.proposals.forwarded(*sequence).map(encode);
+                bytes += what.as_ref().map_or(0, |what| what.encoded_len() as u64);
+                proposals.extend(what.map(|what| message::Proposal { sequence: *sequence, what: Some(what) }));
+            }
+            self.post(leader, Body::Forward(Forward { term, life, floor, proposals }));
+        }
     }
 
-    /// A proposal of another member. What this one does not answer is sent again.
+    /// Proposals of another member. What this one does not answer is sent again.
     pub(super) fn accept(&mut self, from: MemberId, forward: Forward) {
-        let term = self.raft.raft.term;
-        if !self.leads() || forward.term != term || self.raft.raft.lead_transferee.is_some() {
-            return;
-        }
-        let proposal = match forward.what {
-            Some(What::Command(command)) => Proposal::Command(command.into()),
-            Some(What::Change(bytes)) => match Change::decode(&mut Reader::new(bytes)) {
-                Ok(change) => Proposal::Change(change),
-                Err(_) => return,
-            },
-            None => return,
-        };
-        let tag = Tag { member: from, life: forward.life, sequence: forward.sequence };
-        if self.leaves_first(&proposal) || !self.accepted.accept(term, tag, forward.floor) {
-            return;
-        }
-        if let Err(why) = self.append(proposal, Some(tag)) {
-            self.post(from, Body::Refused(Refused { life: tag.life, sequence: tag.sequence, why }));
+        let Forward { term, life, floor, proposals } = forward;
+        for message::Proposal { sequence, what } in proposals {
+            if !self.leads() || term != self.raft.raft.term || self.raft.raft.lead_transferee.is_some() {
+                return;
+            }
+            let Some(proposal) = what.and_then(decode) else { continue };
+            let tag = Tag { member: from, life, sequence };
+            if self.leaves_first(&proposal) || !self.accepted.accept(term, tag, floor) {
+                continue;
+            }
+            if let Err(why) = self.append(proposal, Some(tag)) {
+                self.post(from, Body::Refused(Refused { life, sequence, why }));
+            }
         }
     }
 
@@ -238,5 +237,25 @@ impl Member {
                 self.raft.transfer_leader(successor);
             }
         }
+    }
+}
+
+/// A proposal as it travels.
+fn encode(proposal: &Proposal) -> What {
+    match proposal {
+        Proposal::Command(command) => What::Command(Bytes::copy_from_slice(command)),
+        Proposal::Change(change) => {
+            let mut out = Writer::default();
+            change.encode(&mut out);
+            What::Change(out.0.into())
+        }
+    }
+}
+
+/// What [`encode`] was given; none when it is something else.
+fn decode(what: What) -> Option<Proposal> {
+    match what {
+        What::Command(command) => Some(Proposal::Command(command.into())),
+        What::Change(bytes) => Change::decode(&mut Reader::new(bytes)).ok().map(Proposal::Change),
     }
 }
