@@ -1,8 +1,8 @@
 //! How fast three members are, in one process over loopback and TLS, each with a folder of its own.
 //!
 //! `cargo run --release -p store --example members [DIR]`: for 1, 16 and 64 clients the p50 and p99 of a put of 2 KiB and of a
-//! linearizable read, through the leader and through another member, and how many a second. Last, how long writes fail when
-//! the leader hands over.
+//! linearizable read, through the leader and through another member; how many a second, and a second of the CPU time that all
+//! three and the clients take. Last, how long writes fail when the leader hands over.
 
 #![allow(clippy::print_stdout, reason = "printing is what it is for")]
 
@@ -42,8 +42,11 @@ async fn main() -> Outcome<()> {
     }
     for (through, member) in [("leader", &members[0]), ("another", &members[1])] {
         for clients in [1, 16, 64] {
-            show(&format!("put, {clients} through the {through}"), measure(member, clients, true).await?);
-            show(&format!("read, {clients} through the {through}"), measure(member, clients, false).await?);
+            for (what, writes) in [("put", true), ("read", false)] {
+                let before = cpu()?;
+                let times = measure(member, clients, writes).await?;
+                show(&format!("{what}, {clients} through the {through}"), times, cpu()? - before);
+            }
         }
     }
     let start = Instant::now();
@@ -119,9 +122,19 @@ async fn measure(store: &Arc<Embedded>, clients: usize, writes: bool) -> Outcome
     Ok(times)
 }
 
-fn show(what: &str, mut times: Vec<Duration>) {
+/// Seconds of CPU time of this process.
+fn cpu() -> Outcome<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    // user and system, in kernel ticks of 1/100 s
+    let ticks: f64 = fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+    Ok(ticks / 100.0)
+}
+
+fn show(what: &str, mut times: Vec<Duration>, cpu: f64) {
     let rate = times.len() as f64 / PERIOD.as_secs_f64();
     times.sort_unstable();
     let at = |share: usize| times.get(times.len() * share / 100).copied().unwrap_or_default();
-    println!("{what:<28} p50 {:>7.0?} p99 {:>7.0?} {rate:>7.0}/s", at(50), at(99));
+    let each = times.len() as f64 / cpu;
+    println!("{what:<28} p50 {:>7.0?} p99 {:>7.0?} {rate:>7.0}/s {each:>7.0} per CPU-s", at(50), at(99));
 }
