@@ -140,6 +140,17 @@ fn a_lost_call_may_be_done_late_or_never() {
 }
 
 #[test]
+fn of_two_lost_calls_that_do_the_same_it_was_the_first() {
+    let read = read(3, 10..20, "a", 1, &["a=x@1.1.1"]);
+    let steps = steps(&[lost(1, 0, "a", "x"), lost(2, 5, "a", "x"), read]);
+    assert_eq!(
+        steps,
+        [Step::Operation(0), Step::Operation(2)],
+        "a watcher may have seen it before the second was called"
+    );
+}
+
+#[test]
 fn what_lost_calls_did_is_told_by_what_was_seen() {
     let mut records: Vec<_> = (0..200).map(|i| lost(i, 0, &format!("k{i}"), "x")).collect();
     // Three of two hundred were done, and only the last read tells which, long after.

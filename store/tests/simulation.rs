@@ -11,8 +11,12 @@ const THREES: u64 = 24;
 /// Seeds of clusters of five, each of which takes twice as long.
 const FIVES: u64 = 6;
 
-fn all_hold(members: usize, seeds: std::ops::Range<u64>) {
-    let wrong = seeds.filter_map(|seed| {
+/// Seeds of three that have once found something: two lost calls that did the same were taken for each other; a snapshot whose
+/// arrival the leader did not hear of was sent for ever.
+const FOUND: [u64; 2] = [339, 369];
+
+fn all_hold(members: usize, seeds: impl IntoIterator<Item = u64>) {
+    let wrong = seeds.into_iter().filter_map(|seed| {
         let wrong = run(Plan { seed, members, blind: false }).wrong?;
         let replay = format!("--example simulate -- --seeds 1 --from {seed} --members {members}");
         Some(format!("seed {seed}: {wrong}\n  replay: cargo run -p store {replay}"))
@@ -23,7 +27,7 @@ fn all_hold(members: usize, seeds: std::ops::Range<u64>) {
 
 #[test]
 fn three_members_keep_what_they_promise() {
-    all_hold(3, 1..THREES + 1);
+    all_hold(3, (1..THREES + 1).chain(FOUND));
 }
 
 #[test]

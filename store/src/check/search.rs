@@ -182,7 +182,8 @@ impl<'a> Search<'a> {
                 choices.push((Step::Expired(lease), model));
             }
         }
-        for (at, index) in self.unknown.iter().enumerate() {
+        // Of two that do the same, the one that was called first: it may have been seen before the other was called.
+        for (at, index) in self.unknown.iter().enumerate().rev() {
             let record = &self.records[*index];
             if self.used[at] || record.called > by {
                 continue;

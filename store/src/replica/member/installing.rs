@@ -104,10 +104,13 @@ impl Member {
     pub(super) fn take_part(&mut self, from: MemberId, part: Part) {
         let Some(message) = message::decode(&part.message) else { return };
         let index = message.get_snapshot().get_metadata().index;
-        // What is behind the state is of no use, and one that is being installed is not disturbed.
-        let stale = message.term < self.raft.raft.term || index <= self.applied.0 || message.from != from;
-        if stale || self.arrived.is_some() {
+        // One that is being installed is not disturbed.
+        if message.term < self.raft.raft.term || message.from != from || self.arrived.is_some() {
             return;
+        }
+        // It is here already, and the leader has not heard so: raft tells it, or it would send for ever.
+        if index <= self.applied.0 {
+            return self.hear_of(message);
         }
         let current = self.receiving.as_mut().filter(|receiving| receiving.is(from, &message, part.size));
         let receiving = match current {
@@ -121,6 +124,13 @@ impl Member {
         match receiving.part(part.offset, part.bytes.len() as u64) {
             Taking::Write => self.jobs.push(Job::TakePart { index, offset: part.offset, bytes: part.bytes }),
             Taking::Tell(offset) => self.tell(from, index, offset, false),
+        }
+    }
+
+    /// Raft hears of a snapshot that is here.
+    fn hear_of(&mut self, message: Message) {
+        if let Err(error) = self.raft.step(message) {
+            tracing::debug!(%error, "raft did not want a snapshot");
         }
     }
 
@@ -158,9 +168,7 @@ impl Member {
         match found {
             Ok(found) if fits(&found) => {
                 self.arrived = Some(found);
-                if let Err(error) = self.raft.step(receiving.message) {
-                    tracing::debug!(%error, "raft did not want a snapshot");
-                }
+                self.hear_of(receiving.message);
                 let wanted = self.raft.snap().is_some_and(|snapshot| snapshot.get_metadata().index == index);
                 if !wanted {
                     self.arrived = None;
