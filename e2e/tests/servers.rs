@@ -354,6 +354,9 @@ fn a_nodes_token_does_not_make_a_server() -> Result<()> {
     Ok(())
 }
 
+/// Lines of a container that ends.
+const LINES: usize = 6_000;
+
 /// Changes that are made while servers die.
 const CHANGES: usize = 60;
 
@@ -487,4 +490,46 @@ fn a_user_is_told_when_no_server_is_left() -> Result<()> {
     ensure!(text.contains("error: no server has served for") && text.contains("reach the server"), "{text}");
     ensure!(since.elapsed() >= cli::follow::PATIENCE, "given up after {:?}", since.elapsed());
     Ok(())
+}
+
+#[test]
+fn a_log_is_followed_past_the_server_that_it_comes_through() -> Result<()> {
+    let mut stage = Stage::raise(1, &["--server-name", "first"])?;
+    let mut others = [Joined::start(&stage, 1)?, Joined::start(&stage, 2)?];
+    stage.until("all servers have a vote, and are known", PATIENCE, |s| {
+        let members = s.orlop(&["server", "members"])?;
+        let text = std::fs::read_to_string(others[0].kubeconfig()).unwrap_or_default();
+        let voters = members.matches("follower").count() == 2 && members.matches(" Ready ").count() == 3;
+        Ok(voters && text.matches("- https://172.30.0.1:").count() == 3)
+    })?;
+    stage.apply(&manifest::pod("endless", &["print", "10000000", "2"], ""))?;
+    stage.apply(&manifest::pod("ends", &["print", &LINES.to_string(), "2"], ""))?;
+    stage.until("they print", PATIENCE, |s| {
+        Ok(["endless", "ends"].iter().all(|pod| !s.try_kubectl(&["logs", pod, "--tail=1"]).out.is_empty()))
+    })?;
+    let endless = others[0].follow(&stage, &["logs", "-f", "endless"])?;
+    let ends = others[0].follow(&stage, &["logs", "-f", "ends", "--timestamps"])?;
+    let mut expected = 1..;
+    let mut lines = |count: usize| -> Result<()> {
+        for number in expected.by_ref().take(count) {
+            let line = endless.next(PATIENCE)?;
+            ensure!(line == format!("line {number}"), "{line:?} instead of line {number}");
+        }
+        Ok(())
+    };
+    lines(1_000)?;
+    others[0].kill()?;
+    lines(1_000)?;
+    others[0].resume(&stage)?;
+    lines(500)?;
+    stage.cluster.kill_server()?;
+    lines(1_000)?;
+    let (code, printed) = ends.end(PATIENCE)?;
+    let texts: Vec<_> = printed.iter().filter_map(|line| line.split_once(' ')).map(|(_, text)| text).collect();
+    let wrong = texts.iter().zip(1..).find(|(text, number)| **text != format!("line {number}"));
+    ensure!(wrong.is_none(), "not every line once and in order: {wrong:?}");
+    ensure!(code == Some(0) && texts.len() == LINES, "{code:?} after {} lines", texts.len());
+    drop(endless);
+    drop(others);
+    stage.strike()
 }
