@@ -15,7 +15,7 @@ use e2e::{
     Rack, Server, Stage,
     joined::Joined,
     manifest,
-    stage::{Following, PATIENCE, newest_kubectl, run},
+    stage::{self, Following, PATIENCE, newest_kubectl, run},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -531,5 +531,30 @@ fn a_log_is_followed_past_the_server_that_it_comes_through() -> Result<()> {
     ensure!(code == Some(0) && texts.len() == LINES, "{code:?} after {} lines", texts.len());
     drop(endless);
     drop(others);
+    stage.strike()
+}
+
+#[test]
+fn a_log_goes_on_to_its_end_when_the_container_was_started_again_meanwhile() -> Result<()> {
+    let mut stage = Stage::raise(1, &[])?;
+    let restarted = manifest::pod("again", &["print", "2000", "5"], "").replace("Never", "Always");
+    stage.apply(&restarted)?;
+    stage.until("it prints", PATIENCE, |s| Ok(!s.try_kubectl(&["logs", "again", "--tail=1"]).out.is_empty()))?;
+    let log = Following::start(stage.command(&stage::program()?).args(["logs", "-f", "again"]))?;
+    ensure!(log.next(PATIENCE)? == "line 1", "the log does not begin with its first line");
+    stage.cluster.kill_server()?;
+    let pid = Pid::from_raw(log.pid().try_into().context("understand a process's id")?);
+    kill(pid, Signal::SIGSTOP).context("stop the command")?;
+    stage.cluster.start_server()?;
+    stage.until("it was started again", PATIENCE, |s| {
+        let said =
+            s.try_kubectl(&["get", "pod", "again", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"]);
+        Ok(said.ok && said.out == "1")
+    })?;
+    kill(pid, Signal::SIGCONT).context("let the command go on")?;
+    let (code, rest) = log.end(PATIENCE)?;
+    let wrong = rest.iter().zip(2..).find(|(line, number)| **line != format!("line {number}"));
+    ensure!(wrong.is_none(), "not every line once and in order: {wrong:?}");
+    ensure!(code == Some(0) && rest.len() == 1_999, "{code:?} after {} lines", rest.len());
     stage.strike()
 }

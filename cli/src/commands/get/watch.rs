@@ -5,7 +5,7 @@
 //! none remembers so far back (410), all is listed anew, and what differs from what was shown is shown: of an object that
 //! changed several times the newest row alone, and of one that is gone its last row, as when its deletion is told.
 
-use std::{collections::BTreeMap, convert::Infallible};
+use std::{collections::BTreeMap, convert::Infallible, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
 use futures::{AsyncBufRead, AsyncBufReadExt, TryStreamExt};
@@ -20,6 +20,10 @@ use crate::{
     output::{Row, Table},
     rest::{Failure, Lost, Rest, TABLE, query, refused_with},
 };
+
+/// How long a server may say nothing before it is taken for stuck: one that is not sends a bookmark about every minute, and one
+/// that knows none is asked again in vain.
+const SILENCE: Duration = Duration::from_secs(150);
 
 /// What is watched.
 #[derive(Debug)]
@@ -74,7 +78,7 @@ async fn serve(
     patience.served();
     let body = response.into_body().into_data_stream().map_err(std::io::Error::other);
     let mut stream = Box::pin(body).into_async_read();
-    while let Some(line) = line(&mut stream).await? {
+    while let Some(line) = tokio::time::timeout(SILENCE, line(&mut stream)).await.context(Lost::BrokenOff)?? {
         let rows = seen.told(serde_json::from_slice(&line).context("understand a change")?)?;
         show(rows, &seen.columns)?;
     }
