@@ -431,11 +431,14 @@ fn past_a_machine_that_is_gone() -> Result<()> {
         rack.kubectl(1, &["create", "configmap", name])?.must("kubectl", &["create", name]).map(drop)
     };
     let watching = rack.follow(0, &["get", "configmaps", "-w", "--no-headers"])?;
+    let waiting = rack.follow(0, &["wait", "configmap/before", "configmap/after", "--for=create", "--timeout=60s"])?;
     create(&rack, "before")?;
     watching.line_with("before", PATIENCE)?;
+    waiting.line_with("configmap/before", PATIENCE)?;
     rack.hide(0)?;
     create(&rack, "after")?;
-    watching.line_with("after", PATIENCE).map(drop)
+    watching.line_with("after", PATIENCE)?;
+    waiting.line_with("configmap/after", PATIENCE).map(drop)
 }
 
 #[test]
