@@ -13,6 +13,7 @@ pub mod args;
 pub mod cluster;
 pub mod commands;
 pub mod dispatch;
+pub mod follow;
 pub mod manifest;
 pub mod moment;
 pub mod objects;

@@ -99,7 +99,7 @@ pub struct ColumnDefinition {
 }
 
 /// A row of a table.
-#[derive(Debug, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Deserialize)]
 pub struct Row {
     /// One value per column.
     pub cells: Vec<Value>,
@@ -109,7 +109,7 @@ pub struct Row {
 }
 
 /// An object's metadata.
-#[derive(Debug, Default, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Deserialize)]
 pub struct Partial {
     /// The metadata.
     #[serde(default)]
@@ -117,7 +117,8 @@ pub struct Partial {
 }
 
 /// Of an object's metadata what tables need.
-#[derive(Debug, Default, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Meta {
     /// Its name.
     #[serde(default)]
@@ -125,6 +126,9 @@ pub struct Meta {
     /// Its namespace.
     #[serde(default)]
     pub namespace: String,
+    /// Its revision.
+    #[serde(default)]
+    pub resource_version: String,
 }
 
 /// Of a list's metadata what paging and watching need.
@@ -140,6 +144,15 @@ pub struct ListMeta {
 }
 
 impl Table {
+    /// Adds the next page.
+    pub fn add(&mut self, page: Self) {
+        if !page.column_definitions.is_empty() {
+            self.column_definitions = page.column_definitions;
+        }
+        self.rows.extend(page.rows);
+        self.metadata = page.metadata;
+    }
+
     /// The headings, in capitals.
     pub fn headings(&self, wide: bool, namespaces: bool) -> Vec<String> {
         let own = self.shown(wide).map(|(_, c)| c.name.to_uppercase());

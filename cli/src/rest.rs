@@ -45,6 +45,24 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// No server answered, or the one that did broke off. Goes before the reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// There was no answer.
+    Unreachable,
+    /// There was the beginning of one.
+    BrokenOff,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreachable => "reach the server (is it running? --kubeconfig says which one)",
+            Self::BrokenOff => "read the server's answer",
+        })
+    }
+}
+
 /// Whether the error is a refusal with this HTTP code.
 pub fn refused_with(error: &anyhow::Error, code: i32) -> bool {
     error.downcast_ref::<Failure>().is_some_and(|f| f.code() == code)
@@ -144,7 +162,7 @@ impl Rest {
             None => Vec::new(),
         };
         let request = request.body(Body::from(body)).context("build a request")?;
-        let response = self.client.send(request).await.map_err(unreachable)?;
+        let response = self.client.send(request).await.context(Lost::Unreachable)?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -197,11 +215,7 @@ impl Rest {
 
 /// The whole body.
 pub async fn collect(response: Response<Body>) -> Result<Bytes> {
-    Ok(response.into_body().collect().await.context("read the server's answer")?.to_bytes())
-}
-
-fn unreachable(error: kube::Error) -> anyhow::Error {
-    anyhow!(error).context("reach the server (is it running? --kubeconfig says which one)")
+    Ok(response.into_body().collect().await.context(Lost::BrokenOff)?.to_bytes())
 }
 
 /// A query string; values are escaped.

@@ -17,16 +17,27 @@ use hyper_util::{
     client::legacy::connect::{Connected, Connection},
     rt::TokioIo,
 };
+use rustix::net::sockopt;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tower::Service;
 
-use crate::{config::CONNECT, servers::Servers};
+use crate::{
+    config::{CONNECT, PING},
+    servers::Servers,
+};
 
 /// How long the servers tried so far are waited for before the next is tried, too (RFC 8305, Connection Attempt Delay).
 const STAGGER: Duration = Duration::from_millis(250);
+
+/// How long nothing may come before a server is asked whether it is there, and until it is asked again: it may lose power
+/// while a stream has nothing to say.
+const ALIVE: Duration = PING;
+
+/// After how long a server that is asked and does not answer is taken for dead.
+const DEAD: Duration = Duration::from_secs(20);
 
 /// Opens TCP with Nagle's delay off, then TLS. The server must be `name`, or what the URL calls it.
 ///
@@ -42,10 +53,21 @@ pub(crate) async fn dial(
     let opened = tokio::time::timeout(CONNECT, async {
         let tcp = TcpStream::connect((host.as_str(), port)).await?;
         tcp.set_nodelay(true)?;
+        notice_death(&tcp)?;
         let name = name.map_or_else(|| ServerName::try_from(host.clone()), Ok).map_err(io::Error::other)?;
         TlsConnector::from(tls).connect(name, tcp).await
     });
     opened.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer from {host}:{port}")))?
+}
+
+/// Has the connection fail when the server's machine is gone.
+fn notice_death(tcp: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(tcp, true)?;
+    sockopt::set_tcp_keepidle(tcp, ALIVE)?;
+    sockopt::set_tcp_keepintvl(tcp, ALIVE)?;
+    // it counts for what was sent as well, and goes before a count of unanswered questions
+    sockopt::set_tcp_user_timeout(tcp, DEAD.as_millis().try_into().unwrap_or(u32::MAX))?;
+    Ok(())
 }
 
 /// Connects to one of the servers.

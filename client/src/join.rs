@@ -117,6 +117,22 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Another server may do better: this one is dead, or cannot serve now.
+    fn is_of_one_server(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Request { .. } => true,
+            Self::Refused { status, .. } => *status >= 500,
+            Self::Token
+            | Self::Server(_)
+            | Self::Keys { .. }
+            | Self::Json { .. }
+            | Self::Tls(_)
+            | Self::File { .. } => false,
+        }
+    }
+}
+
 /// A join token, taken apart.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
@@ -176,17 +192,34 @@ struct Ask<'a> {
     addresses: &'a [IpAddr],
 }
 
-/// Joins the control plane behind `server` as a server whose store is reached at `peer_urls`, with a server's token.
+/// Joins the control plane as a server whose store is reached at `peer_urls`, with a server's token, through the first of
+/// its servers that can. Tried again, it is the same member.
 ///
 /// # Errors
 /// As [`join`].
-pub async fn join_server(server: &str, token: &str, peer_urls: &[String]) -> Result<Welcome, Error> {
+pub async fn join_server(servers: &[String], token: &str, peer_urls: &[String]) -> Result<Welcome, Error> {
     let token: Token = token.parse()?;
-    let url = https(server)?;
     let wish = Wish { peer_urls: peer_urls.to_vec() };
     let ask = serde_json::to_vec(&wish).map_err(|source| Error::Json { what: "the request".into(), source })?;
-    let body = post(server, &url, &token, JOIN, peer_urls.first().map_or("", String::as_str), ask).await?;
-    serde_json::from_slice(&body).map_err(|source| Error::Json { what: format!("the answer of {server}"), source })
+    let who = peer_urls.first().map_or("", String::as_str);
+    in_turn(servers, async |server, url| {
+        let body = post(server, url, &token, JOIN, who, ask.clone()).await?;
+        serde_json::from_slice(&body).map_err(|source| Error::Json { what: format!("the answer of {server}"), source })
+    })
+    .await
+}
+
+/// Asks one server after the other, until one answers for the cluster. All must be URLs before any is asked.
+async fn in_turn<T>(servers: &[String], ask: impl AsyncFn(&str, &Uri) -> Result<T, Error>) -> Result<T, Error> {
+    let urls = servers.iter().map(|server| https(server)).collect::<Result<Vec<_>, _>>()?;
+    let mut answer = Err(Error::Server(String::new()));
+    for (server, url) in servers.iter().zip(&urls) {
+        answer = ask(server, url).await;
+        if !answer.as_ref().is_err_and(Error::is_of_one_server) {
+            break;
+        }
+    }
+    answer
 }
 
 fn https(server: &str) -> Result<Uri, Error> {
@@ -203,29 +236,29 @@ struct Answer {
     serving_certificate: String,
 }
 
-/// Joins the cluster as `node`, through the first of its servers that answers; reachable at `addresses` (they become names of
+/// Joins the cluster as `node`, through the first of its servers that can; reachable at `addresses` (they become names of
 /// its serving certificate).
 ///
 /// # Errors
-/// When the token is malformed, no server is one that made it, or the one that is refuses. Nothing is stored.
+/// When the token or a URL is malformed, or the last server that was asked is not one that made the token, or refuses. Nothing
+/// is stored.
 pub async fn join(servers: &[String], token: &str, node: &str, addresses: &[IpAddr]) -> Result<Identity, Error> {
     let token: Token = token.parse()?;
-    let mut joined = Err(Error::Server(String::new()));
-    for server in servers {
-        joined = join_through(server, &token, node, addresses).await;
-        if !matches!(joined, Err(Error::Connect { .. })) {
-            break;
-        }
-    }
-    let mut identity = joined?;
+    let mut identity =
+        in_turn(servers, async |server, url| join_through(server, url, &token, node, addresses).await).await?;
     identity.credentials.servers = servers.to_vec();
     Ok(identity)
 }
 
-async fn join_through(server: &str, token: &Token, node: &str, addresses: &[IpAddr]) -> Result<Identity, Error> {
-    let url = https(server)?;
+async fn join_through(
+    server: &str,
+    url: &Uri,
+    token: &Token,
+    node: &str,
+    addresses: &[IpAddr],
+) -> Result<Identity, Error> {
     let (ask, keys) = ask(node, addresses)?;
-    let body = post(server, &url, token, JOIN_NODE, node, ask).await?;
+    let body = post(server, url, token, JOIN_NODE, node, ask).await?;
     let (ca, own, serving) = keys.with(&body, server)?;
     let (certificate, key) = (own.certificate, own.key);
     Ok(Identity { credentials: Credentials { servers: vec![server.to_owned()], ca, certificate, key }, serving })

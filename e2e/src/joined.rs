@@ -10,14 +10,19 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use cli::up::{API_PORT, SERVER};
 
-use crate::stage::{Said, Stage, program, run};
+use crate::{
+    stage::{Following, PATIENCE, Said, Stage, newest_kubectl, program, run},
+    wait,
+};
 
 /// The ports of etcd's API and of peers, as `orlop server` has them.
 const STORE_PORTS: [u16; 2] = [2379, 2380];
 
 /// A server beside the first. Killed when dropped.
 pub struct Joined {
-    process: Child,
+    process: Option<Child>,
+    number: u16,
+    token: String,
     data: PathBuf,
 }
 
@@ -28,26 +33,71 @@ impl Joined {
         let token = std::fs::read_to_string(first.join("server-token")).context("read the servers' token")?;
         let data = stage.folder().join(format!("server-{number}"));
         std::fs::create_dir(&data).context("make a folder for a server")?;
-        let log = File::create(data.join("server.log")).context("open the server's log")?;
-        let at = |port: u16| SocketAddr::from((SERVER, port + 100 * number)).to_string();
+        let mut joined = Self { process: None, number, token, data };
+        joined.launch(stage)?;
+        Ok(joined)
+    }
+
+    fn launch(&mut self, stage: &Stage) -> Result<()> {
+        let log = File::options().create(true).append(true).open(self.data.join("server.log"));
+        let log = log.context("open the server's log")?;
+        let at = |port: u16| SocketAddr::from((SERVER, port + 100 * self.number)).to_string();
         let [etcd, peer] = STORE_PORTS;
         let mut command = Command::new(program()?);
         command
-            .args(["--die-with-parent", "server", "--server-name", &format!("server-{number}")])
-            .args(["--join", &format!("https://{SERVER}:{API_PORT}"), "--token", token.trim()])
+            .args(["--die-with-parent", "server", "--server-name", &format!("server-{}", self.number)])
+            .args(["--join", &format!("https://{SERVER}:{API_PORT}"), "--token", self.token.trim()])
             .args(["--bind", &at(API_PORT), "--etcd-bind", &at(etcd), "--peer-bind", &at(peer), "--data-dir"])
-            .arg(&data)
+            .arg(&self.data)
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("share a log")?)
             .stderr(log);
-        let process = stage.cluster.underlay().spawn(command)?;
-        Ok(Self { process, data })
+        self.process = Some(stage.cluster.underlay().spawn(command)?);
+        Ok(())
+    }
+
+    /// Kills it, as a crash would.
+    pub fn kill(&mut self) -> Result<()> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        process.kill().context("kill the server")?;
+        process.wait().context("wait for the server").map(drop)
+    }
+
+    /// Starts it again after [`Joined::kill`], and waits until it is ready.
+    pub fn resume(&mut self, stage: &Stage) -> Result<()> {
+        self.launch(stage)?;
+        let own = format!("--server=https://{SERVER}:{}", API_PORT + 100 * self.number);
+        let ready = |joined: &mut Self| {
+            let mut command = joined.command(newest_kubectl()?);
+            command.args([&own, "get", "--raw", "/readyz"]);
+            Ok(stage.cluster.underlay().run(move || run(&mut command, ""))?.ok)
+        };
+        wait::until(self, "the server is ready", PATIENCE, ready, |joined| joined.log())
+    }
+
+    /// A command on the underlay with this server's kubeconfig.
+    fn command(&self, program: PathBuf) -> Command {
+        let mut command = Command::new(program);
+        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", &self.data).env("LC_ALL", "C");
+        command
+    }
+
+    /// The administrator's credentials, as it wrote them.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data.join("kubeconfig")
+    }
+
+    /// Starts an `orlop` on the underlay that goes on, with this server's kubeconfig.
+    pub fn follow(&self, stage: &Stage, args: &[&str]) -> Result<Following> {
+        let mut command = self.command(program()?);
+        command.args(args);
+        stage.cluster.underlay().run(move || Following::start(&mut command))?
     }
 
     /// Runs `orlop` on the underlay, with this server's kubeconfig and this standard input, whatever comes of it.
     pub fn try_orlop(&self, stage: &Stage, args: &[&str], input: &str) -> Result<Said> {
-        let mut command = Command::new(program()?);
-        command.env("KUBECONFIG", self.data.join("kubeconfig")).env("HOME", &self.data).env("LC_ALL", "C").args(args);
+        let mut command = self.command(program()?);
+        command.args(args);
         let input = input.to_owned();
         stage.cluster.underlay().run(move || run(&mut command, &input))
     }
@@ -67,8 +117,7 @@ impl Joined {
 
 impl Drop for Joined {
     fn drop(&mut self) {
-        // it may have ended by itself
-        drop(self.process.kill());
-        drop(self.process.wait());
+        // a story that failed has said why
+        drop(self.kill());
     }
 }

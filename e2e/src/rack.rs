@@ -24,7 +24,7 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use crate::stage::{PATIENCE, Said, newest_kubectl, program, run};
+use crate::stage::{Following, PATIENCE, Said, newest_kubectl, program, run};
 use crate::wait;
 
 pub mod cut;
@@ -154,6 +154,11 @@ impl Rack {
         self.machines[at].cut(&cuts.collect::<Vec<_>>())
     }
 
+    /// Has clients and a machine lose what they say to each other, as when it has lost power.
+    pub fn hide(&self, at: usize) -> Result<()> {
+        self.machines[at].cut(&[Way::In, Way::Out].map(|way| Cut { peer: CLIENTS, way }))
+    }
+
     /// All machines, in the order in which they were added.
     pub fn machines(&self) -> &[Machine] {
         &self.machines
@@ -182,9 +187,20 @@ impl Rack {
     }
 
     fn command(&self, at: usize, mut command: Command) -> Result<Said> {
+        self.administrate(at, &mut command);
+        self.wire.run(move || run(&mut command, ""))
+    }
+
+    fn administrate(&self, at: usize, command: &mut Command) {
         let home = self.folder.path();
         command.env("KUBECONFIG", self.machines[at].kubeconfig()).env("HOME", home).env("LC_ALL", "C");
-        self.wire.run(move || run(&mut command, ""))
+    }
+
+    /// Starts an `orlop` that goes on, as the administrator of one server.
+    pub fn follow(&self, at: usize, args: &[&str]) -> Result<Following> {
+        let mut command = Command::new(program()?);
+        self.administrate(at, command.args(args));
+        self.wire.run(move || Following::start(&mut command))?
     }
 
     /// Who is a member, as one server tells.

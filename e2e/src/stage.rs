@@ -256,6 +256,25 @@ impl Following {
         }
     }
 
+    /// The next line.
+    pub fn next(&self, patience: Duration) -> Result<String> {
+        self.lines.recv_timeout(patience).with_context(|| format!("no further line within {patience:?}"))
+    }
+
+    /// Waits until it ends by itself: its exit code, and the lines that were left.
+    pub fn end(mut self, patience: Duration) -> Result<(Option<i32>, Vec<String>)> {
+        let ended = |following: &mut Self| Ok(following.child.try_wait().context("look at a command")?.is_some());
+        wait::until(&mut self, "the command ends", patience, ended, |following| following.lines().join("\n"))?;
+        let status = self.child.wait().context("wait for a command")?;
+        // the last are on their way until the reader is done
+        Ok((status.code(), self.lines.iter().collect()))
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// All lines that have come so far.
     pub fn lines(&self) -> Vec<String> {
         self.lines.try_iter().collect()

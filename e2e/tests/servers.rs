@@ -2,7 +2,9 @@
 //! go on with those that are left; and etcd's tools beside them.
 
 use std::{
+    io::Read,
     path::Path,
+    process::Stdio,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -10,10 +12,14 @@ use anyhow::{Context, Result, bail, ensure};
 use api::validity::Validity;
 use client::join::{Identity, join_server, validity};
 use e2e::{
-    Server, Stage,
+    Rack, Server, Stage,
     joined::Joined,
     manifest,
-    stage::{Following, PATIENCE, newest_kubectl, run},
+    stage::{self, Following, PATIENCE, newest_kubectl, run},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 /// How long writes may fail when the server that leads is killed.
@@ -127,6 +133,15 @@ fn endpoints(server: &Server) -> Result<usize> {
     Ok(server.kubectl(&["get", "endpointslices", "-l", selector, "-o", "name"])?.lines().count())
 }
 
+/// Waits until the first one's kubeconfig tells of all servers.
+fn know_each_other(servers: &mut [Server]) -> Result<()> {
+    let urls: Vec<_> = servers.iter().map(Server::url).collect();
+    servers[0].until("the kubeconfig tells of all servers", |server| {
+        let text = std::fs::read_to_string(server.kubeconfig()).context("read the kubeconfig")?;
+        Ok(urls.iter().all(|url| text.contains(&format!("- {url}"))))
+    })
+}
+
 /// Runs `orlop` as a user with this kubeconfig and home.
 fn user(server: &Server, kubeconfig: &Path, home: &Path, args: &[&str], input: &str) -> Result<String> {
     let said = run(server.orlop(args)?.env("KUBECONFIG", kubeconfig).env("HOME", home), input);
@@ -145,11 +160,7 @@ fn a_user_goes_on_when_the_server_that_the_kubeconfig_names_is_dead() -> Result<
     let [remembering, fresh] = ["remembering", "fresh"].map(|name| homes.path().join(name));
     user(&servers[0], &old, &remembering, &["get", "namespaces"], "")?;
     // copied later: it tells of the others
-    let urls: Vec<_> = servers.iter().map(Server::url).collect();
-    servers[0].until("the kubeconfig tells of all servers", |server| {
-        let text = std::fs::read_to_string(server.kubeconfig()).context("read the kubeconfig")?;
-        Ok(urls.iter().all(|url| text.contains(&format!("- {url}"))))
-    })?;
+    know_each_other(&mut servers)?;
     std::fs::copy(servers[0].kubeconfig(), &new).context("copy the kubeconfig")?;
     servers[0].kubectl(&["get", "namespaces"])?;
     let mut dead = servers.remove(0);
@@ -244,7 +255,7 @@ fn a_join_that_never_starts_is_the_same_member_when_it_is_tried_again() -> Resul
     let mut server = Server::start(&["--server-name", "a"])?;
     let (url, token, own) = (server.url(), server.server_token()?, server.peer_url());
     let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
-    let join = |peer: &str| runtime.block_on(join_server(&url, &token, &[peer.to_owned()]));
+    let join = |peer: &str| runtime.block_on(join_server(std::slice::from_ref(&url), &token, &[peer.to_owned()]));
     // nothing listens there, and nothing will
     let (one, again) = (join("https://127.0.0.1:1")?, join("https://127.0.0.1:1")?);
     ensure!(one.member == again.member && again.members.len() == 2, "a second try made a second member");
@@ -278,7 +289,9 @@ fn a_dead_server_is_replaced_under_its_name_and_address() -> Result<()> {
     servers[0].ask(&["server", "remove", &id("c")?])?;
     // with what it had it is nobody's member, and says what to do
     let (url, token) = (servers[0].url(), servers[0].server_token()?);
-    dead.use_args(&["--server-name", "c", "--join", &url, "--token", &token]);
+    // the one that it names first is dead, too: itself
+    let urls = format!("{},{url}", dead.url());
+    dead.use_args(&["--server-name", "c", "--join", &urls, "--token", &token]);
     let Err(why) = dead.resume() else { bail!("a server that was removed serves") };
     ensure!(format!("{why:#}").contains("to join again it needs an empty directory"), "{why:#}");
     dead.kill()?;
@@ -339,4 +352,212 @@ fn a_nodes_token_does_not_make_a_server() -> Result<()> {
     ensure!(!said.status.success() && text.contains("401"), "{text}");
     ensure!(std::fs::read_dir(dir.path()).context("look into the folder")?.next().is_none(), "something was stored");
     Ok(())
+}
+
+/// Lines of a container that ends.
+const LINES: usize = 6_000;
+
+/// Changes that are made while servers die.
+const CHANGES: usize = 60;
+
+fn change(number: usize) -> String {
+    format!("change-{number}")
+}
+
+/// Makes them, one after the other.
+fn make_changes(server: &Server) -> Result<()> {
+    for number in 0..CHANGES {
+        let name = change(number);
+        let is_there = |server: &mut &Server| {
+            // one that was not acknowledged may have been made
+            Ok(server.try_kubectl(&["create", "configmap", &name], "").ok
+                || server.try_kubectl(&["get", "configmap", &name], "").ok)
+        };
+        e2e::wait::until(&mut &*server, "a change is made", PATIENCE, is_there, |server| server.log())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_changes_is_shown_once_and_in_order_while_servers_die() -> Result<()> {
+    let mut servers = three()?;
+    know_each_other(&mut servers)?;
+    let last = servers.pop().context("there are three")?;
+    let watch = ["get", "configmaps", "--watch", "--no-headers", "--field-selector=metadata.name!=kube-root-ca.crt"];
+    let watching = Following::start(&mut servers[0].orlop(&watch)?)?;
+    let name = change(CHANGES - 1);
+    let awaited = format!("configmap/{name}");
+    let waiting = Following::start(&mut servers[0].orlop(&["wait", &awaited, "--for=create"])?)?;
+    let shown = std::thread::scope(|scope| -> Result<Vec<String>> {
+        let changes = scope.spawn(|| make_changes(&last));
+        let mut shown = Vec::new();
+        for number in 0..CHANGES {
+            // it hangs on the first, and then on the second
+            match number {
+                15 => servers[0].kill()?,
+                30 => servers[0].resume()?,
+                45 => servers[1].kill()?,
+                _ => {}
+            }
+            shown.push(watching.next(PATIENCE)?);
+        }
+        changes.join().map_err(|_| anyhow::anyhow!("the changes panicked"))??;
+        Ok(shown)
+    })?;
+    let names: Vec<_> = shown.iter().filter_map(|line| line.split_whitespace().next()).collect();
+    let made: Vec<_> = (0..CHANGES).map(change).collect();
+    ensure!(names == made, "not all changes once and in order:\n{}", shown.join("\n"));
+    let (code, said) = waiting.end(PATIENCE)?;
+    ensure!(code == Some(0) && said == [format!("{awaited} condition met")], "{code:?}: {said:?}");
+    // the last row of what is deleted is shown, and nothing else has come
+    last.kubectl(&["delete", "configmap", &name])?;
+    ensure!(watching.next(PATIENCE)?.starts_with(&name), "a change was shown twice");
+    Ok(())
+}
+
+#[test]
+fn what_changes_is_shown_past_a_machine_that_is_gone_without_a_word() -> Result<()> {
+    // a rack needs a thread of its own
+    std::thread::spawn(past_a_machine_that_is_gone).join().map_err(|_| anyhow::anyhow!("the story panicked"))?
+}
+
+fn past_a_machine_that_is_gone() -> Result<()> {
+    let mut rack = Rack::raise(3)?;
+    rack.until("the kubeconfig tells of all servers", |rack| {
+        let text = std::fs::read_to_string(rack.machines()[0].kubeconfig()).context("read the kubeconfig")?;
+        Ok(rack.machines().iter().all(|machine| text.contains(&format!("- {}", machine.url()))))
+    })?;
+    let create = |rack: &Rack, name: &str| {
+        rack.kubectl(1, &["create", "configmap", name])?.must("kubectl", &["create", name]).map(drop)
+    };
+    let watching = rack.follow(0, &["get", "configmaps", "-w", "--no-headers"])?;
+    let waiting = rack.follow(0, &["wait", "configmap/before", "configmap/after", "--for=create", "--timeout=60s"])?;
+    create(&rack, "before")?;
+    watching.line_with("before", PATIENCE)?;
+    waiting.line_with("configmap/before", PATIENCE)?;
+    rack.hide(0)?;
+    create(&rack, "after")?;
+    watching.line_with("after", PATIENCE)?;
+    waiting.line_with("configmap/after", PATIENCE).map(drop)
+}
+
+#[test]
+fn what_changed_while_nobody_looked_is_shown_when_history_is_gone() -> Result<()> {
+    let mut server = Server::start(&[])?;
+    let create = |server: &Server, name: &str| server.kubectl(&["create", "configmap", name]).map(drop);
+    for name in ["stays", "goes"] {
+        create(&server, name)?;
+    }
+    let watch = ["get", "configmaps", "-w", "--no-headers", "--field-selector=metadata.name!=kube-root-ca.crt"];
+    let watching = Following::start(&mut server.orlop(&watch)?)?;
+    let next = |name: &str| -> Result<()> {
+        let line = watching.next(PATIENCE)?;
+        ensure!(line.split_whitespace().next() == Some(name), "{line:?} instead of {name}");
+        Ok(())
+    };
+    next("goes").and_then(|()| next("stays"))?;
+    create(&server, "told")?;
+    next("told")?;
+    let pid = Pid::from_raw(watching.pid().try_into().context("understand a process's id")?);
+    kill(pid, Signal::SIGSTOP).context("stop the command")?;
+    // its connection ends, and then there are changes that a server that starts again does not remember
+    server.kill()?;
+    server.resume()?;
+    server.kubectl(&["delete", "configmap", "goes"])?;
+    create(&server, "comes")?;
+    let newest = server.kubectl(&["get", "configmap", "comes", "-o", "jsonpath={.metadata.resourceVersion}"])?;
+    let compacted = server.shell(&format!(". ./etcd.env && etcdctl compact {newest}"));
+    ensure!(compacted.ok, "{}{}", compacted.out, compacted.err);
+    server.kill()?;
+    server.resume()?;
+    kill(pid, Signal::SIGCONT).context("let the command go on")?;
+    // told one by one, they would come in the other order
+    next("comes").and_then(|()| next("goes"))?;
+    create(&server, "after")?;
+    next("after")
+}
+
+#[test]
+fn a_user_is_told_when_no_server_is_left() -> Result<()> {
+    let mut server = Server::start(&[])?;
+    server.kubectl(&["create", "configmap", "one"])?;
+    let mut command = server.orlop(&["get", "configmap", "one", "-w"])?;
+    let mut watching = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().context("start orlop")?;
+    let mut first = [0];
+    watching.stdout.as_mut().context("a command without output")?.read_exact(&mut first).context("read a row")?;
+    server.kill()?;
+    let since = Instant::now();
+    let said = watching.wait_with_output().context("wait for orlop")?;
+    let text = String::from_utf8_lossy(&said.stderr);
+    ensure!(said.status.code() == Some(1), "{said:?}");
+    ensure!(text.contains("error: no server has served for") && text.contains("reach the server"), "{text}");
+    ensure!(since.elapsed() >= cli::follow::PATIENCE, "given up after {:?}", since.elapsed());
+    Ok(())
+}
+
+#[test]
+fn a_log_is_followed_past_the_server_that_it_comes_through() -> Result<()> {
+    let mut stage = Stage::raise(1, &["--server-name", "first"])?;
+    let mut others = [Joined::start(&stage, 1)?, Joined::start(&stage, 2)?];
+    stage.until("all servers have a vote, and are known", PATIENCE, |s| {
+        let members = s.orlop(&["server", "members"])?;
+        let text = std::fs::read_to_string(others[0].kubeconfig()).unwrap_or_default();
+        let voters = members.matches("follower").count() == 2 && members.matches(" Ready ").count() == 3;
+        Ok(voters && text.matches("- https://172.30.0.1:").count() == 3)
+    })?;
+    stage.apply(&manifest::pod("endless", &["print", "10000000", "2"], ""))?;
+    stage.apply(&manifest::pod("ends", &["print", &LINES.to_string(), "2"], ""))?;
+    stage.until("they print", PATIENCE, |s| {
+        Ok(["endless", "ends"].iter().all(|pod| !s.try_kubectl(&["logs", pod, "--tail=1"]).out.is_empty()))
+    })?;
+    let endless = others[0].follow(&stage, &["logs", "-f", "endless"])?;
+    let ends = others[0].follow(&stage, &["logs", "-f", "ends", "--timestamps"])?;
+    let mut expected = 1..;
+    let mut lines = |count: usize| -> Result<()> {
+        for number in expected.by_ref().take(count) {
+            let line = endless.next(PATIENCE)?;
+            ensure!(line == format!("line {number}"), "{line:?} instead of line {number}");
+        }
+        Ok(())
+    };
+    lines(1_000)?;
+    others[0].kill()?;
+    lines(1_000)?;
+    others[0].resume(&stage)?;
+    lines(500)?;
+    stage.cluster.kill_server()?;
+    lines(1_000)?;
+    let (code, printed) = ends.end(PATIENCE)?;
+    let texts: Vec<_> = printed.iter().filter_map(|line| line.split_once(' ')).map(|(_, text)| text).collect();
+    let wrong = texts.iter().zip(1..).find(|(text, number)| **text != format!("line {number}"));
+    ensure!(wrong.is_none(), "not every line once and in order: {wrong:?}");
+    ensure!(code == Some(0) && texts.len() == LINES, "{code:?} after {} lines", texts.len());
+    drop(endless);
+    drop(others);
+    stage.strike()
+}
+
+#[test]
+fn a_log_goes_on_to_its_end_when_the_container_was_started_again_meanwhile() -> Result<()> {
+    let mut stage = Stage::raise(1, &[])?;
+    let restarted = manifest::pod("again", &["print", "2000", "5"], "").replace("Never", "Always");
+    stage.apply(&restarted)?;
+    stage.until("it prints", PATIENCE, |s| Ok(!s.try_kubectl(&["logs", "again", "--tail=1"]).out.is_empty()))?;
+    let log = Following::start(stage.command(&stage::program()?).args(["logs", "-f", "again"]))?;
+    ensure!(log.next(PATIENCE)? == "line 1", "the log does not begin with its first line");
+    stage.cluster.kill_server()?;
+    let pid = Pid::from_raw(log.pid().try_into().context("understand a process's id")?);
+    kill(pid, Signal::SIGSTOP).context("stop the command")?;
+    stage.cluster.start_server()?;
+    stage.until("it was started again", PATIENCE, |s| {
+        let said =
+            s.try_kubectl(&["get", "pod", "again", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"]);
+        Ok(said.ok && said.out == "1")
+    })?;
+    kill(pid, Signal::SIGCONT).context("let the command go on")?;
+    let (code, rest) = log.end(PATIENCE)?;
+    let wrong = rest.iter().zip(2..).find(|(line, number)| **line != format!("line {number}"));
+    ensure!(wrong.is_none(), "not every line once and in order: {wrong:?}");
+    ensure!(code == Some(0) && rest.len() == 1_999, "{code:?} after {} lines", rest.len());
+    stage.strike()
 }

@@ -43,9 +43,9 @@ pub struct Server {
     /// Most memory for history in the embedded store; the oldest goes first
     #[arg(long, default_value = "64Mi", value_name = "SIZE", value_parser = moment::bytes)]
     pub history_size: u64,
-    /// Become one more server of the cluster that this one belongs to, if this folder belongs to none yet
-    #[arg(long, value_name = "URL", conflicts_with = "etcd_servers")]
-    pub join: Option<String>,
+    /// Become one more server of the cluster that these belong to, if this folder belongs to none yet; any that serves does
+    #[arg(long, value_name = "URL", value_delimiter = ',', conflicts_with = "etcd_servers")]
+    pub join: Vec<String>,
     /// A server's token, which the others keep in <data-dir>/server-token
     #[arg(long, env = "ORLOP_SERVER_TOKEN", hide_env_values = true, requires = "join")]
     pub token: Option<String>,

@@ -1,17 +1,16 @@
 //! `orlop delete`: deletes objects and waits until they are gone.
 
-use std::{
-    io::Write,
-    time::{Duration, Instant},
-};
+use std::{io::Write, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use api::Kind;
 use http::Method;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::{
     args::{Cascade, Delete},
+    follow::Patience,
     manifest::{self, title},
     rest::{Failures, JSON, Rest, refused_with},
     subject,
@@ -79,16 +78,13 @@ async fn delete(rest: &Rest, path: &str, args: &Delete) -> Result<String> {
 
 /// Waits until the object is not there, or is another one of the same name.
 pub async fn wait_gone(rest: &Rest, path: &str, uid: &str) -> Result<()> {
-    let deadline = Instant::now() + GONE_DEADLINE;
-    let mut pause = tokio::time::interval(Duration::from_millis(100));
-    loop {
-        pause.tick().await;
-        match rest.get::<Value>(path).await {
-            Err(error) if refused_with(&error, 404) => return Ok(()),
-            Err(error) => return Err(error),
-            Ok(object) if object.pointer("/metadata/uid").and_then(Value::as_str) != Some(uid) => return Ok(()),
-            Ok(_) if Instant::now() > deadline => bail!("it is still there after {GONE_DEADLINE:?}"),
-            Ok(_) => {}
-        }
-    }
+    let mut patience = Patience::until(Instant::now() + GONE_DEADLINE);
+    // one has done what is waited for
+    patience.served();
+    let gone = patience.look(async || match rest.get::<Value>(path).await {
+        Err(error) if refused_with(&error, 404) => Ok(Some(())),
+        Err(error) => Err(error),
+        Ok(object) => Ok((object.pointer("/metadata/uid").and_then(Value::as_str) != Some(uid)).then_some(())),
+    });
+    gone.await?.with_context(|| format!("it is still there after {GONE_DEADLINE:?}"))
 }

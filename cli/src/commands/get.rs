@@ -2,10 +2,8 @@
 
 use std::io::Write;
 
-use anyhow::{Context, Result};
-use futures::{AsyncBufReadExt, StreamExt, TryStreamExt};
+use anyhow::{Context, Result, bail};
 use http::Method;
-use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use crate::{
@@ -15,6 +13,10 @@ use crate::{
     rest::{Failures, JSON, Rest, TABLE, query, refused_with},
     subject::{self, Subject},
 };
+
+mod watch;
+
+use watch::Watched;
 
 /// Objects asked for at once.
 const PAGE: &str = "500";
@@ -110,37 +112,59 @@ async fn tables(
     out: &mut impl Write,
 ) -> Result<()> {
     let several = subjects.len() > 1;
+    if args.watch && (several || subjects.iter().any(|subject| subject.names.len() > 1)) {
+        bail!("only one object, or all of one type, can be watched");
+    }
     let mut shown = 0;
-    let mut revision = String::new();
-    let mut columns = Columns::default();
     for subject in subjects {
         let prefix = if several { title(subject.kind, "") } else { String::new() };
+        let mut screen = Screen::new(args, subject, prefix, out);
         let table = whole_table(rest, args, subject, failures).await?;
-        revision.clone_from(&table.metadata.resource_version);
-        if table.rows.is_empty() {
-            continue;
-        }
-        if several && shown > 0 {
-            writeln!(out).context("print")?;
+        if several && shown > 0 && !table.rows.is_empty() {
+            writeln!(screen.out).context("print")?;
         }
         shown += table.rows.len();
-        let (wide, namespaces) = (args.output == Some(Format::Wide), args.all_namespaces && subject.kind.namespaced());
-        columns = Columns::default();
-        let mut rows: Vec<_> = (!args.no_headers).then(|| table.headings(wide, namespaces)).into_iter().collect();
-        rows.extend(table.lines(&table, wide, namespaces, &prefix));
-        columns.print(out, &rows).context("print")?;
+        screen.show(&table, &table)?;
+        if args.watch && failures.none() {
+            return watch(rest, args, subject, table, screen).await;
+        }
     }
-    if shown == 0 && !args.watch && failures.none() {
+    if shown == 0 && failures.none() {
         let everywhere = args.all_namespaces || subjects.iter().all(|subject| !subject.kind.namespaced());
         match everywhere {
             true => tracing::info!("No resources found"),
             false => tracing::info!("No resources found in {} namespace.", rest.namespace),
         }
     }
-    match subjects {
-        [subject] if args.watch => watch(rest, args, subject, &revision, &mut columns, out).await,
-        _ if args.watch => anyhow::bail!("you may only watch a single type of object"),
-        _ => Ok(()),
+    Ok(())
+}
+
+/// Where a table is printed.
+struct Screen<'a, W> {
+    out: &'a mut W,
+    columns: Columns,
+    wide: bool,
+    namespaces: bool,
+    prefix: String,
+    /// The headings are to be printed before the first rows.
+    headings: bool,
+}
+
+impl<'a, W: Write> Screen<'a, W> {
+    fn new(args: &Get, subject: &Subject, prefix: String, out: &'a mut W) -> Self {
+        let (wide, namespaces) = (args.output == Some(Format::Wide), args.all_namespaces && subject.kind.namespaced());
+        Self { out, columns: Columns::default(), wide, namespaces, prefix, headings: !args.no_headers }
+    }
+
+    /// Prints the rows of one table below the columns of another.
+    fn show(&mut self, rows: &Table, columns: &Table) -> Result<()> {
+        if rows.rows.is_empty() {
+            return Ok(());
+        }
+        let headings = std::mem::take(&mut self.headings).then(|| columns.headings(self.wide, self.namespaces));
+        let rows = rows.lines(columns, self.wide, self.namespaces, &self.prefix);
+        let lines: Vec<_> = headings.into_iter().chain(rows).collect();
+        self.columns.print(self.out, &lines).context("print")
     }
 }
 
@@ -148,83 +172,47 @@ async fn tables(
 async fn whole_table(rest: &Rest, args: &Get, subject: &Subject, failures: &mut Failures) -> Result<Table> {
     let mut whole = Table::default();
     for path in paths(rest, args, subject) {
-        let mut next = String::new();
-        loop {
-            let mut options = selectors(args);
-            if subject.names.is_empty() {
-                options.push(("limit", PAGE));
-            }
-            if !next.is_empty() {
-                options.push(("continue", &next));
-            }
-            let url = format!("{path}{}", query(&options));
-            let page: Table = match rest.call(Method::GET, &url, TABLE, None).await {
-                Ok(page) => page,
-                Err(error) if !subject.names.is_empty() && refused_with(&error, 404) => {
-                    failures.note(error);
-                    break;
-                }
-                Err(error) => return Err(error),
-            };
-            if !page.column_definitions.is_empty() {
-                whole.column_definitions = page.column_definitions;
-            }
-            whole.rows.extend(page.rows);
-            whole.metadata.resource_version = page.metadata.resource_version;
-            next = page.metadata.r#continue;
-            if next.is_empty() {
-                break;
-            }
+        match list(rest, &path, &selectors(args)).await {
+            Ok(table) => whole.add(table),
+            Err(error) if !subject.names.is_empty() && refused_with(&error, 404) => failures.note(error),
+            Err(error) => return Err(error),
         }
     }
     Ok(whole)
 }
 
+/// All pages of a list as one table; or one object as a table.
+async fn list(rest: &Rest, path: &str, selectors: &[(&str, &str)]) -> Result<Table> {
+    let mut whole = Table::default();
+    loop {
+        let mut options = selectors.to_vec();
+        options.push(("limit", PAGE));
+        if !whole.metadata.r#continue.is_empty() {
+            options.push(("continue", &whole.metadata.r#continue));
+        }
+        let page: Table = rest.call(Method::GET, &format!("{path}{}", query(&options)), TABLE, None).await?;
+        whole.add(page);
+        if whole.metadata.r#continue.is_empty() {
+            return Ok(whole);
+        }
+    }
+}
+
+/// Shows what changes, until that fails.
 async fn watch(
     rest: &Rest,
     args: &Get,
     subject: &Subject,
-    revision: &str,
-    columns: &mut Columns,
-    out: &mut impl Write,
+    listed: Table,
+    mut screen: Screen<'_, impl Write>,
 ) -> Result<()> {
-    let mut options = selectors(args);
+    let mut selectors = selectors(args);
     let name = subject.names.first().map(|n| format!("metadata.name={n}"));
-    if let Some(name) = &name {
-        options.push(("fieldSelector", name));
-    }
-    options.extend([("watch", "true"), ("resourceVersion", revision)]);
+    selectors.extend(name.as_deref().map(|name| ("fieldSelector", name)));
     let namespace = (!args.all_namespaces).then_some(rest.namespace.as_str());
-    let path = format!("{}{}", subject.kind.path(namespace), query(&options));
-    let response = rest.send(Method::GET, &path, TABLE, None).await?;
-    let body = response.into_body().into_data_stream().map_err(std::io::Error::other);
-    let mut lines = Box::pin(body).into_async_read().lines();
-    let mut known = Table::default();
-    while let Some(line) = lines.next().await {
-        let event: Value = serde_json::from_str(&line.context("follow changes")?).context("understand a change")?;
-        let table: Table = serde_json::from_value(event.get("object").cloned().unwrap_or_default())
-            .context("understand a changed row")?;
-        if !table.column_definitions.is_empty() {
-            known.column_definitions = table.column_definitions;
-            let rows = Table { column_definitions: Vec::new(), rows: table.rows, metadata: table.metadata };
-            print_rows(&rows, &known, args, subject, columns, out)?;
-        } else {
-            print_rows(&table, &known, args, subject, columns, out)?;
-        }
-    }
-    Ok(())
-}
-
-fn print_rows(
-    rows: &Table,
-    known: &Table,
-    args: &Get,
-    subject: &Subject,
-    columns: &mut Columns,
-    out: &mut impl Write,
-) -> Result<()> {
-    let (wide, namespaces) = (args.output == Some(Format::Wide), args.all_namespaces && subject.kind.namespaced());
-    columns.print(out, &rows.lines(known, wide, namespaces, "")).context("print")
+    let watched = Watched { path: subject.kind.path(namespace), selectors };
+    let show = |rows, columns: &Table| screen.show(&Table { rows, ..Table::default() }, columns);
+    match watch::run(rest, &watched, listed, show).await? {}
 }
 
 /// One object, as it is stored.

@@ -1,10 +1,6 @@
 //! `orlop rollout`: follows, lists, undoes and restarts the rollouts of Deployments.
 
-use std::{
-    collections::BTreeMap,
-    io::Write,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, io::Write, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
@@ -17,9 +13,11 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::{
     args::{Rollout, RolloutAction},
+    follow::Patience,
     output::Columns,
     rest::Rest,
     subject,
@@ -33,9 +31,6 @@ const CHANGE_CAUSE: &str = "kubernetes.io/change-cause";
 
 /// The label that tells ReplicaSets of one Deployment apart.
 const TEMPLATE_HASH: &str = "pod-template-hash";
-
-/// Between two looks at a rollout.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// Runs the verb.
 pub async fn run(rest: &Rest, args: &Rollout, out: &mut impl Write) -> Result<()> {
@@ -51,7 +46,10 @@ pub async fn run(rest: &Rest, args: &Rollout, out: &mut impl Write) -> Result<()
             bail!("{} have no rollouts", kind.plural);
         }
         match &args.action {
-            RolloutAction::Status { timeout, .. } => follow(&api, &name, *timeout, out).await?,
+            RolloutAction::Status { timeout, .. } => {
+                let path = subject::path(kind, &rest.namespace, &name);
+                follow(rest, &path, &name, *timeout, out).await?;
+            }
             RolloutAction::History { .. } => history(rest, &api, &name, out).await?,
             RolloutAction::Undo { to_revision, .. } => undo(rest, &api, &name, *to_revision, out).await?,
             RolloutAction::Restart { .. } => restart(&api, &name, out).await?,
@@ -103,24 +101,24 @@ pub fn progress(deployment: &Deployment) -> Progress {
     }
 }
 
-async fn follow(api: &Api<Deployment>, name: &str, timeout: Duration, out: &mut impl Write) -> Result<()> {
-    let deadline = Instant::now() + timeout;
+async fn follow(rest: &Rest, path: &str, name: &str, timeout: Duration, out: &mut impl Write) -> Result<()> {
     let mut said = String::new();
-    let mut pause = tokio::time::interval(LOOK);
-    loop {
-        pause.tick().await;
-        let deployment = api.get(name).await.map_err(refused)?;
+    let mut patience = Patience::until(Instant::now() + timeout);
+    let done = patience.look(async || {
+        let deployment: Deployment = rest.get(path).await?;
         match progress(&deployment) {
-            Progress::Done => return writeln!(out, "deployment {name:?} successfully rolled out").context("print"),
+            Progress::Done => return Ok(Some(())),
             Progress::Failed(why) => bail!("{why}"),
-            Progress::Waiting(_) if Instant::now() > deadline => bail!("timed out waiting for the rollout of {name:?}"),
             Progress::Waiting(why) if why != said => {
                 writeln!(out, "{why}").context("print")?;
                 said = why;
             }
             Progress::Waiting(_) => {}
         }
-    }
+        Ok(None)
+    });
+    done.await?.with_context(|| format!("timed out waiting for the rollout of {name:?}"))?;
+    writeln!(out, "deployment {name:?} successfully rolled out").context("print")
 }
 
 /// The ReplicaSets of a Deployment by revision.

@@ -1,22 +1,18 @@
 //! `orlop wait`: waits until objects are in a condition, or gone.
 
-use std::{
-    io::Write,
-    time::{Duration, Instant},
-};
+use std::io::Write;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::{
     args::Wait,
+    follow::Patience,
     manifest::title,
     rest::{Rest, refused_with},
     subject,
 };
-
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// What is waited for.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,27 +53,23 @@ impl Until {
 /// Runs the verb.
 pub async fn run(rest: &Rest, args: &Wait, out: &mut impl Write) -> Result<()> {
     let until = Until::parse(&args.until)?;
-    let deadline = Instant::now() + args.timeout;
+    let mut patience = Patience::until(Instant::now() + args.timeout);
     let subjects = subject::resolve(rest, &args.what, args.selector.as_deref(), false).await?;
     if subjects.is_empty() && until != Until::Deleted {
         bail!("no matching resources found");
     }
     for (kind, name) in subjects {
         let path = subject::path(kind, &rest.namespace, &name);
-        let mut pause = tokio::time::interval(LOOK);
-        loop {
-            pause.tick().await;
+        let met = patience.look(async || {
             let object: Option<Value> = match rest.get(&path).await {
                 Ok(object) => Some(object),
                 Err(error) if refused_with(&error, 404) && matches!(until, Until::Created | Until::Deleted) => None,
                 Err(error) => return Err(error),
             };
-            if until.met(object.as_ref()) {
-                break;
-            }
-            if Instant::now() > deadline {
-                bail!("timed out waiting for the condition on {}", title(kind, &name));
-            }
+            Ok(until.met(object.as_ref()).then_some(()))
+        });
+        if met.await?.is_none() {
+            bail!("timed out waiting for the condition on {}", title(kind, &name));
         }
         writeln!(out, "{} condition met", title(kind, &name)).context("print")?;
     }

@@ -59,10 +59,10 @@ pub async fn open(args: &Server, advertise: SocketAddr) -> Result<Opened> {
     };
     let (peer_url, etcd_url) = (url(&peers)?, url(&etcd)?);
     let dir = args.data_dir.join("store");
-    let start = match &args.join {
-        Some(server) if !Embedded::is_in(&dir).context("look for a store")? => join(args, server, &peer_url).await?,
+    let start = match args.join.is_empty() || Embedded::is_in(&dir).context("look for a store")? {
         // what is in the folder goes on as whoever it is
-        Some(_) | None => Start::Found,
+        true => Start::Found,
+        false => join(args, &peer_url).await?,
     };
     let pki = Arc::new(StorePki::open(&args.data_dir.join("pki")).context("prepare the store's keys")?);
     let certificates = Arc::clone(&pki);
@@ -96,15 +96,15 @@ fn host_name() -> Result<String> {
     Ok(name.to_string_lossy().into_owned())
 }
 
-/// Asks a server to be taken in: stores the cluster's keys and returns how the store is to start.
-async fn join(args: &Server, server: &str, peer_url: &str) -> Result<Start> {
+/// Asks the servers to be taken in: stores the cluster's keys and returns how the store is to start.
+async fn join(args: &Server, peer_url: &str) -> Result<Start> {
     let token = args.token.as_deref().context("--join needs --token: the others keep it in <data-dir>/server-token")?;
-    let enlisted = client::join::join_server(server, token, &[peer_url.to_owned()]).await;
-    let enlisted = enlisted.with_context(|| format!("join the servers through {server}"))?;
+    let enlisted = client::join::join_server(&args.join, token, &[peer_url.to_owned()]).await;
+    let enlisted = enlisted.with_context(|| format!("join the servers at {}", args.join.join(", ")))?;
     let dir = args.data_dir.join("pki");
     std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
     for name in KEYS {
-        let Some(text) = enlisted.keys.get(name) else { bail!("{server} did not hand over {name}") };
+        let Some(text) = enlisted.keys.get(name) else { bail!("the servers did not hand over {name}") };
         store_key(&dir.join(name), text)?;
     }
     let id = |text: &str| u64::from_str_radix(text, 16).with_context(|| format!("understand the id {text:?}"));
