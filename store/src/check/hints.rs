@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
+use super::Nanos;
 use super::watching::{Saw, Watch};
 use crate::kv::{Event, Revision, WatchFrom};
 use crate::mvcc::Span;
@@ -14,6 +15,8 @@ use crate::mvcc::history::Revised;
 #[derive(Default)]
 pub(super) struct Hints<'a> {
     events: HashMap<Revision, Vec<&'a Event>>,
+    /// When a revision was first spoken of.
+    since: HashMap<Revision, Nanos>,
     covered: Vec<Covered<'a>>,
     /// The newest revision that was spoken of.
     pub(super) newest: Revision,
@@ -32,12 +35,14 @@ impl<'a> Hints<'a> {
         let mut hints = Self::default();
         for watch in watches {
             let batches = watch.seen.iter().filter_map(|seen| match &seen.saw {
-                Saw::Batch(batch) => Some(batch),
+                Saw::Batch(batch) => Some((seen.at, batch)),
                 Saw::Compacted | Saw::Ended => None,
             });
             let mut covered: Option<(Revision, Revision)> = None;
-            for batch in batches {
+            for (at, batch) in batches {
                 for event in &batch.events {
+                    let since = hints.since.entry(event.revision()).or_insert(at);
+                    *since = at.min(*since);
                     let events = hints.events.entry(event.revision()).or_default();
                     if !events.contains(&event) {
                         events.push(event);
@@ -57,9 +62,9 @@ impl<'a> Hints<'a> {
         hints
     }
 
-    /// How much of what watchers say speaks against a revision's having changed this: events that it does not explain, and
-    /// changes that those who watched the key do not tell.
-    pub(super) fn doubts(&self, revised: &Revised) -> usize {
+    /// How much of what watchers say speaks against a revision's having changed this, and not before `earliest`: events that it
+    /// does not explain, changes that those who watched the key do not tell, and that it was told of before.
+    pub(super) fn doubts(&self, revised: &Revised, earliest: Nanos) -> usize {
         let events = self.events.get(&revised.revision).map_or(&[][..], Vec::as_slice);
         let explains = |event: &Event| match event {
             Event::Put { entry, .. } => revised.changes.iter().any(|change| change.now.as_deref() == Some(entry)),
@@ -69,7 +74,8 @@ impl<'a> Hints<'a> {
         };
         let untold = |key: &Bytes| events.iter().all(|event| event.key() != key) && self.covers(revised.revision, key);
         let unexplained = events.iter().filter(|event| !explains(event)).count();
-        unexplained + revised.changes.iter().filter(|change| untold(change.key())).count()
+        let early = self.since.get(&revised.revision).is_some_and(|since| *since < earliest);
+        usize::from(early) + unexplained + revised.changes.iter().filter(|change| untold(change.key())).count()
     }
 
     fn covers(&self, revision: Revision, key: &Bytes) -> bool {

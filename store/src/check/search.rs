@@ -51,6 +51,8 @@ struct Search<'a> {
     claims: Claims<'a>,
     hints: Hints<'a>,
     rules: Rules,
+    /// The newest revision that was answered.
+    told: Revision,
     timeline: Timeline,
     model: Model,
     moves: Vec<Move>,
@@ -77,6 +79,7 @@ impl<'a> Search<'a> {
             claims,
             hints,
             rules,
+            told: records.iter().filter_map(told).max().unwrap_or_default(),
             timeline,
             model: Model::default(),
             moves: Vec::new(),
@@ -167,7 +170,7 @@ impl<'a> Search<'a> {
             }
         }
         // Of two that nothing else tells apart, the one that was answered is the more likely.
-        choices.sort_by_cached_key(|(_, model)| std::cmp::Reverse(self.doubts(model)));
+        choices.sort_by_cached_key(|(step, model)| std::cmp::Reverse(self.doubts(*step, model)));
         choices
     }
 
@@ -178,8 +181,9 @@ impl<'a> Search<'a> {
         for (lease, _) in leases {
             let mut model = self.model.clone();
             model.expire(lease);
-            if model.revision() > self.model.revision() || open.iter().any(|record| misses(record, lease)) {
-                choices.push((Step::Expired(lease), model));
+            let step = Step::Expired(lease);
+            if self.is_owed(step, &model) || open.iter().any(|record| misses(record, lease)) {
+                choices.push((step, model));
             }
         }
         // Of two that do the same, the one that was called first: it may have been seen before the other was called.
@@ -197,14 +201,23 @@ impl<'a> Search<'a> {
                 Some(lease) => matches!(open.request, Request::Grant { .. }) || uses(open, lease),
                 None => waits_for(open, &record.request),
             };
-            if model.revision() > self.model.revision() || open.iter().any(wanted) {
-                choices.push((Step::Operation(*index), model));
+            let step = Step::Operation(*index);
+            if self.is_owed(step, &model) || open.iter().any(wanted) {
+                choices.push((step, model));
             }
         }
         choices.extend(open.iter().filter_map(|record| self.forgetting(record)));
         choices.retain(|(_, model)| self.is_free(model));
-        choices.sort_by_cached_key(|(_, model)| std::cmp::Reverse(self.doubts(model)));
+        choices.sort_by_cached_key(|(step, model)| std::cmp::Reverse(self.doubts(*step, model)));
         choices
+    }
+
+    /// Whether a step made a revision that there must be: a newer one was answered, or watchers speak of it and not against this.
+    /// Beyond that nothing tells the steps apart, and all their orders would be tried.
+    fn is_owed(&self, step: Step, model: &Model) -> bool {
+        let now = self.model.revision();
+        let told = || now < self.told || now < self.hints.newest && self.doubts(step, model) == 0;
+        model.revision() > now && told()
     }
 
     /// The least that the store must have forgotten by itself to refuse what it refused.
@@ -225,10 +238,22 @@ impl<'a> Search<'a> {
         !self.claims.is_made(model.revision()) && model.newest().is_some_and(|revised| self.claims.admit(revised))
     }
 
-    /// How much of what watchers say speaks against the revision that led to this model.
-    fn doubts(&self, model: &Model) -> usize {
+    /// How much of what watchers say speaks against the revision that a step made, which led to this model.
+    fn doubts(&self, step: Step, model: &Model) -> usize {
         let revised = model.newest().filter(|_| model.revision() > self.model.revision());
-        revised.map_or(0, |revised| self.hints.doubts(revised))
+        revised.map_or(0, |revised| self.hints.doubts(revised, self.earliest(step)))
+    }
+
+    /// Before this moment a step cannot have been taken.
+    fn earliest(&self, step: Step) -> Nanos {
+        match step {
+            Step::Operation(index) => self.records[index].called,
+            Step::Expired(lease) => {
+                let due = self.model.leases().find(|(id, _)| *id == lease).map_or(0, |(_, due)| due);
+                due.saturating_sub(self.rules.early)
+            }
+            Step::Forgot(_) => 0,
+        }
     }
 
     /// Takes the next choice of the newest move that has one left, and takes back what came after. False when none has.
@@ -277,7 +302,7 @@ impl<'a> Search<'a> {
         while self.model.revision() < self.hints.newest {
             let choices = self.hidden(&[], Nanos::MAX);
             let next = choices.into_iter().rfind(|(_, model)| model.revision() > self.model.revision());
-            let Some((step, model)) = next.filter(|(_, model)| self.doubts(model) == 0) else { return };
+            let Some((step, model)) = next.filter(|(step, model)| self.doubts(*step, model) == 0) else { return };
             self.place(step, true);
             self.model = model;
             self.moves.push(Move::Chosen { step: Some(step), left: Vec::new() });
