@@ -10,7 +10,11 @@
 //! | `DELETE /members/ID` | the member is removed |
 //! | `POST /members/ID/lead` | the member leads |
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use api::members::{Welcome, Wish};
 use axum::body::Body;
@@ -24,6 +28,12 @@ use crate::{
     pki, presence,
     reply::{self, Answer, Response},
 };
+
+/// How long a server that joins waits for its turn: less than it waits for an answer.
+const TURN_WITHIN: Duration = Duration::from_secs(3);
+
+/// Between two tries.
+const TURN_AGAIN: Duration = Duration::from_millis(50);
 
 /// Files that every server of a cluster has, below `pki/`.
 pub const KEYS: [&str; 7] =
@@ -109,12 +119,7 @@ pub async fn join(parts: &Arc<Parts>, request: Request<Body>) -> Answer<Response
     let wish: Wish =
         serde_json::from_slice(&bytes).map_err(|error| bad(format!("the join request cannot be decoded: {error}")))?;
     let keys = keys(&parts.pki).map_err(|error| Box::new(api::status::internal(error)))?;
-    let present = store.members(true).await.map_err(|error| failed(&error, store))?;
-    let member = match joining(&present, &wish.peer_urls) {
-        Joining::New => store.add_member(wish.peer_urls.clone(), true).await.map_err(|error| failed(&error, store))?.id,
-        Joining::Again(id) => id,
-        Joining::Taken(why) => return Err(Box::new(api::status::failure(409, "Conflict", why))),
-    };
+    let member = admit(store, &wish.peer_urls).await?;
     tracing::info!(member = format!("{member:x}"), urls = ?wish.peer_urls, "a server joins");
     let welcome = Welcome {
         keys,
@@ -123,6 +128,25 @@ pub async fn join(parts: &Arc<Parts>, request: Request<Body>) -> Answer<Response
         members: told(parts, store).await?,
     };
     Ok(reply::json(StatusCode::OK, &welcome))
+}
+
+/// The member that a server becomes. The members change one after the other: one that comes during another change waits.
+async fn admit(store: &dyn Membership, urls: &[String]) -> Answer<MemberId> {
+    let deadline = Instant::now() + TURN_WITHIN;
+    loop {
+        let present = store.members(true).await.map_err(|error| failed(&error, store))?;
+        match joining(&present, urls) {
+            Joining::Again(id) => return Ok(id),
+            Joining::Taken(why) => return Err(Box::new(api::status::failure(409, "Conflict", why))),
+            Joining::New => {}
+        }
+        match store.add_member(urls.to_vec(), true).await {
+            Ok(member) => return Ok(member.id),
+            // a learner takes nothing from anybody: it is refused for no other reason
+            Err(store::Error::Unavailable { .. }) if Instant::now() < deadline => tokio::time::sleep(TURN_AGAIN).await,
+            Err(error) => return Err(failed(&error, store)),
+        }
+    }
 }
 
 fn keys(pki: &pki::Pki) -> Result<BTreeMap<String, String>, pki::Error> {

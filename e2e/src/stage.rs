@@ -11,6 +11,10 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use cli::up::{Cluster, Spec};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 
 use crate::{backing, server::Etcd, wait};
@@ -270,9 +274,10 @@ impl Following {
         Ok((status.code(), self.lines.iter().collect()))
     }
 
-    /// The process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, signal).with_context(|| format!("send {signal} to a command"))
     }
 
     /// All lines that have come so far.

@@ -17,10 +17,7 @@ use e2e::{
     manifest,
     stage::{self, Following, PATIENCE, newest_kubectl, run},
 };
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 
 /// How long writes may fail when the server that leads is killed.
 const GAP: Duration = Duration::from_secs(2);
@@ -178,14 +175,20 @@ fn a_user_goes_on_when_the_server_that_the_kubeconfig_names_is_dead() -> Result<
     Ok(())
 }
 
+/// Waits until the first server and these have votes, and serve.
+fn all_vote(stage: &Stage, others: &[Joined; 2]) -> Result<()> {
+    let voting = stage.until("all servers have a vote", PATIENCE, |s| {
+        let members = s.orlop(&["server", "members"])?;
+        Ok(members.matches("follower").count() == 2 && members.matches(" Ready ").count() == 3)
+    });
+    voting.with_context(|| others.each_ref().map(Joined::log).join("\n"))
+}
+
 #[test]
 fn a_node_goes_on_when_all_servers_that_it_was_started_with_are_gone_for_good() -> Result<()> {
     let mut stage = Stage::raise(1, &["--server-name", "first"])?;
     let others = [Joined::start(&stage, 1)?, Joined::start(&stage, 2)?];
-    stage.until("all servers have a vote", PATIENCE, |s| {
-        let members = s.orlop(&["server", "members"])?;
-        Ok(members.matches("follower").count() == 2 && members.matches(" Ready ").count() == 3)
-    })?;
+    all_vote(&stage, &others)?;
     let identity = stage.folder().join("data/node-1/pki/credentials.json");
     stage.until("the node has been told of all servers", PATIENCE, |_| {
         let text = std::fs::read_to_string(&identity).context("read the node's credentials")?;
@@ -458,8 +461,7 @@ fn what_changed_while_nobody_looked_is_shown_when_history_is_gone() -> Result<()
     next("goes").and_then(|()| next("stays"))?;
     create(&server, "told")?;
     next("told")?;
-    let pid = Pid::from_raw(watching.pid().try_into().context("understand a process's id")?);
-    kill(pid, Signal::SIGSTOP).context("stop the command")?;
+    watching.signal(Signal::SIGSTOP)?;
     // its connection ends, and then there are changes that a server that starts again does not remember
     server.kill()?;
     server.resume()?;
@@ -470,7 +472,7 @@ fn what_changed_while_nobody_looked_is_shown_when_history_is_gone() -> Result<()
     ensure!(compacted.ok, "{}{}", compacted.out, compacted.err);
     server.kill()?;
     server.resume()?;
-    kill(pid, Signal::SIGCONT).context("let the command go on")?;
+    watching.signal(Signal::SIGCONT)?;
     // told one by one, they would come in the other order
     next("comes").and_then(|()| next("goes"))?;
     create(&server, "after")?;
@@ -499,11 +501,10 @@ fn a_user_is_told_when_no_server_is_left() -> Result<()> {
 fn a_log_is_followed_past_the_server_that_it_comes_through() -> Result<()> {
     let mut stage = Stage::raise(1, &["--server-name", "first"])?;
     let mut others = [Joined::start(&stage, 1)?, Joined::start(&stage, 2)?];
-    stage.until("all servers have a vote, and are known", PATIENCE, |s| {
-        let members = s.orlop(&["server", "members"])?;
-        let text = std::fs::read_to_string(others[0].kubeconfig()).unwrap_or_default();
-        let voters = members.matches("follower").count() == 2 && members.matches(" Ready ").count() == 3;
-        Ok(voters && text.matches("- https://172.30.0.1:").count() == 3)
+    all_vote(&stage, &others)?;
+    stage.until("all servers are known", PATIENCE, |_| {
+        let text = std::fs::read_to_string(others[0].kubeconfig()).context("read the kubeconfig")?;
+        Ok(text.matches("- https://172.30.0.1:").count() == 3)
     })?;
     stage.apply(&manifest::pod("endless", &["print", "10000000", "2"], ""))?;
     stage.apply(&manifest::pod("ends", &["print", &LINES.to_string(), "2"], ""))?;
@@ -546,15 +547,14 @@ fn a_log_goes_on_to_its_end_when_the_container_was_started_again_meanwhile() -> 
     let log = Following::start(stage.command(&stage::program()?).args(["logs", "-f", "again"]))?;
     ensure!(log.next(PATIENCE)? == "line 1", "the log does not begin with its first line");
     stage.cluster.kill_server()?;
-    let pid = Pid::from_raw(log.pid().try_into().context("understand a process's id")?);
-    kill(pid, Signal::SIGSTOP).context("stop the command")?;
+    log.signal(Signal::SIGSTOP)?;
     stage.cluster.start_server()?;
     stage.until("it was started again", PATIENCE, |s| {
         let said =
             s.try_kubectl(&["get", "pod", "again", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"]);
         Ok(said.ok && said.out == "1")
     })?;
-    kill(pid, Signal::SIGCONT).context("let the command go on")?;
+    log.signal(Signal::SIGCONT)?;
     let (code, rest) = log.end(PATIENCE)?;
     let wrong = rest.iter().zip(2..).find(|(line, number)| **line != format!("line {number}"));
     ensure!(wrong.is_none(), "not every line once and in order: {wrong:?}");
