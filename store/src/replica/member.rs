@@ -573,7 +573,9 @@ impl Member {
         if message.get_msg_type() == MessageType::MsgSnapshot {
             self.begin_sending(message);
         } else {
-            self.post(message.to, Body::Raft(message::encode(&message)));
+            for part in message::parts(message, MESSAGE_BYTES) {
+                self.post(part.to, Body::Raft(message::encode(&part)));
+            }
         }
     }
 
