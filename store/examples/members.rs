@@ -5,6 +5,7 @@
 //! three and the clients take. Last, how long writes fail when the leader hands over.
 
 #![allow(clippy::print_stdout, reason = "printing is what it is for")]
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot set itself up fails")]
 
 use std::error::Error;
 use std::net::TcpListener;
@@ -12,9 +13,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
-use store::embedded::cluster::{Cluster, MEMBER_NAME, PeerTls, Start, TlsSource};
+use store::embedded::cluster::{Cluster, MEMBER_NAME, Start, TlsSource};
 use store::{Backend, Embedded, Membership, Op, Options, Range, Txn};
+
+#[path = "../tests/cluster/certificates.rs"]
+mod certificates;
+#[path = "etcd_bench/cpu.rs"]
+mod cpu;
 
 /// How long each number of clients is measured.
 const PERIOD: Duration = Duration::from_secs(3);
@@ -28,7 +33,8 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 async fn main() -> Outcome<()> {
     let base = std::env::args().nth(1).unwrap_or_else(|| ".".to_owned());
     let dir = Path::new(&base).join(format!("members-{}", std::process::id()));
-    let tls = certificates()?;
+    let tls = certificates::certificate(&certificates::ca(), &[MEMBER_NAME]);
+    let tls: TlsSource = Arc::new(move || Ok(tls.clone()));
     let first = open(&dir.join("1"), &tls, TcpListener::bind("127.0.0.1:0")?, Start::Found)?;
     let mut members = vec![first.clone()];
     for number in 2..=3 {
@@ -43,9 +49,9 @@ async fn main() -> Outcome<()> {
     for (through, member) in [("leader", &members[0]), ("another", &members[1])] {
         for clients in [1, 16, 64] {
             for (what, writes) in [("put", true), ("read", false)] {
-                let before = cpu()?;
+                let before = cpu::seconds("self");
                 let times = measure(member, clients, writes).await?;
-                show(&format!("{what}, {clients} through the {through}"), times, cpu()? - before);
+                show(&format!("{what}, {clients} through the {through}"), times, cpu::seconds("self") - before);
             }
         }
     }
@@ -71,18 +77,6 @@ async fn retry<T, F: Future<Output = Result<T, store::Error>>>(mut attempt: impl
             Err(_) => {}
         }
     }
-}
-
-fn certificates() -> Outcome<TlsSource> {
-    let mut params = CertificateParams::new([])?;
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-    let mut params = CertificateParams::new([MEMBER_NAME.to_owned()])?;
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    let key = KeyPair::generate()?;
-    let cert = params.signed_by(&key, &ca)?.pem();
-    let tls = PeerTls { ca: ca.pem().into(), cert: cert.into(), key: key.serialize_pem().into() };
-    Ok(Arc::new(move || Ok(tls.clone())))
 }
 
 fn open(dir: &Path, tls: &TlsSource, listener: TcpListener, start: Start) -> Outcome<Arc<Embedded>> {
@@ -120,15 +114,6 @@ async fn measure(store: &Arc<Embedded>, clients: usize, writes: bool) -> Outcome
         times.extend(task.await??);
     }
     Ok(times)
-}
-
-/// Seconds of CPU time of this process.
-fn cpu() -> Outcome<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    // user and system, in kernel ticks of 1/100 s
-    let ticks: f64 = fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
-    Ok(ticks / 100.0)
 }
 
 fn show(what: &str, mut times: Vec<Duration>, cpu: f64) {

@@ -6,43 +6,31 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use store::contract::{Store, cases};
 use store::embedded::cluster::{Cluster, MEMBER_NAME, PeerTls, Start};
 use store::{Backend, Embedded, Error, Member, Membership, Op, Options, Range, Txn};
 
+#[path = "cluster/certificates.rs"]
+mod certificates;
+
+use certificates::{Ca, ca, certificate};
+
 /// How long anything that must happen may take.
 const DEADLINE: Duration = Duration::from_secs(30);
-
-type Ca = CertifiedIssuer<'static, KeyPair>;
-
-fn ca() -> Ca {
-    let mut params = CertificateParams::new([]).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-/// A certificate for this name, good for both sides.
-fn certificate(ca: &Ca, name: &str) -> PeerTls {
-    let mut params = CertificateParams::new([name.to_owned()]).unwrap();
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    let key = KeyPair::generate().unwrap();
-    let cert = params.signed_by(&key, ca).unwrap().pem();
-    PeerTls { ca: ca.pem().into(), cert: cert.into(), key: key.serialize_pem().into() }
-}
 
 /// A member as its operator sees it: a folder, an address, certificates that may change.
 struct Seat {
     dir: tempfile::TempDir,
     listener: TcpListener,
     tls: Arc<Mutex<PeerTls>>,
+    options: Options,
 }
 
 impl Seat {
     fn new(ca: &Ca) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        Self { dir, listener, tls: Arc::new(Mutex::new(certificate(ca, MEMBER_NAME))) }
+        Self { dir, listener, tls: Arc::new(Mutex::new(certificate(ca, &[MEMBER_NAME]))), options: options() }
     }
 
     fn url(&self) -> String {
@@ -62,7 +50,7 @@ impl Seat {
     }
 
     fn open(&self, name: &str, start: Start) -> Arc<Embedded> {
-        Arc::new(Embedded::open_member(self.dir.path(), options(), self.cluster(name, start)).unwrap())
+        Arc::new(Embedded::open_member(self.dir.path(), self.options, self.cluster(name, start)).unwrap())
     }
 }
 
@@ -103,7 +91,11 @@ async fn join(through: &Embedded, seat: &Seat, name: &str) -> Arc<Embedded> {
 }
 
 async fn three(ca: &Ca) -> (Vec<Seat>, Vec<Arc<Embedded>>) {
-    let seats: Vec<_> = (0..3).map(|_| Seat::new(ca)).collect();
+    three_with(ca, options()).await
+}
+
+async fn three_with(ca: &Ca, options: Options) -> (Vec<Seat>, Vec<Arc<Embedded>>) {
+    let seats: Vec<_> = (0..3).map(|_| Seat { options, ..Seat::new(ca) }).collect();
     let mut stores = vec![seats[0].open("a", Start::Found)];
     for (seat, name) in seats[1..].iter().zip(["b", "c"]) {
         let store = join(&stores[0], seat, name).await;
@@ -200,6 +192,23 @@ async fn a_member_is_removed_and_an_empty_one_takes_its_place_from_a_snapshot() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_was_away_is_sent_what_it_missed() {
+    let ca = ca();
+    let (seats, mut stores) = three_with(&ca, Options { log_bytes: 64 << 20, ..options() }).await;
+    let away = (leader(&stores) + 1) % 3;
+    let (seat, name) = (&seats[away], ["a", "b", "c"][away]);
+    stores.remove(away).close().await;
+    // more than one message holds
+    let value = "x".repeat(1 << 20);
+    for i in 0..24 {
+        put(&*stores[0], &format!("key-{i}"), &value).await.unwrap();
+    }
+    let back = seat.open(name, Start::Found);
+    until("it has caught up", || async { back.range(Range::key("key-23")).await }).await;
+    assert_eq!(get(&*back, "key-0").await, Some(value));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_was_alone_grows_and_all_are_there_after_a_restart() {
     let ca = ca();
     let seats: Vec<_> = (0..2).map(|_| Seat::new(&ca)).collect();
@@ -234,7 +243,7 @@ async fn certificates_change_without_a_restart_and_strangers_stay_out() {
         seat.tls.lock().ca = both.clone().into();
     }
     for seat in &seats {
-        let fresh = certificate(&new, MEMBER_NAME);
+        let fresh = certificate(&new, &[MEMBER_NAME]);
         *seat.tls.lock() = PeerTls { ca: both.clone().into(), ..fresh };
     }
     for seat in &seats {
@@ -246,7 +255,7 @@ async fn certificates_change_without_a_restart_and_strangers_stay_out() {
     let back = seats[follower].open("back", Start::Found);
     until("it takes part again", || async { put(&*back, "rotated", "1").await }).await;
 
-    for stranger in [certificate(&ca(), MEMBER_NAME), certificate(&new, "somebody")] {
+    for stranger in [certificate(&ca(), &[MEMBER_NAME]), certificate(&new, &["somebody"])] {
         let seat = Seat { tls: Arc::new(Mutex::new(stranger)), ..Seat::new(&new) };
         let added = until("added", || async { back.add_member(vec![seat.url()], true).await }).await;
         let members = back.members(true).await.unwrap();

@@ -8,12 +8,18 @@
 #![allow(clippy::print_stdout, reason = "printing is what it is for")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot set itself up fails")]
 
+#[path = "../../tests/cluster/certificates.rs"]
+mod certificates;
+mod cpu;
+#[path = "../../tests/contract/etcd.rs"]
 mod etcd;
-mod orlop;
+mod ours;
+#[path = "../../tests/grpc/served.rs"]
+mod served;
 mod subject;
+mod theirs;
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use etcd_client::{Txn, TxnOp, WatchOptions};
@@ -38,7 +44,7 @@ async fn main() {
     if let [serve, rest @ ..] = &args[..]
         && serve == "serve"
     {
-        return orlop::serve(rest).await;
+        return ours::serve(rest).await;
     }
     let base = args.first().map_or_else(|| PathBuf::from("."), PathBuf::from);
     let dir = base.join(format!("etcd-bench-{}", std::process::id()));
@@ -46,8 +52,8 @@ async fn main() {
     for members in [1, 3] {
         println!("{members} members");
         let subjects = [
-            Subject::start("orlop", &dir, orlop::start, members).await,
-            Subject::start("etcd", &dir, etcd::start, members).await,
+            Subject::start("orlop", &dir, ours::start, members).await,
+            Subject::start("etcd", &dir, theirs::start, members).await,
         ];
         load(&subjects).await;
         if members == 1 {
@@ -59,20 +65,6 @@ async fn main() {
     }
     println!("load average {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim());
     std::fs::remove_dir_all(&dir).unwrap();
-}
-
-/// Ports of 127.0.0.1 that nobody listens on; those of a folder stay the same.
-fn ports(dir: &Path, what: &str, count: usize) -> Vec<u16> {
-    let path = dir.join(what);
-    let known = std::fs::read_to_string(&path).unwrap_or_default();
-    if !known.is_empty() {
-        return known.lines().map(|line| line.parse().unwrap()).collect();
-    }
-    // Held together while they are chosen, so that they differ.
-    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let ports: Vec<_> = held.iter().map(|held| held.local_addr().unwrap().port()).collect();
-    std::fs::write(&path, ports.iter().map(|port| format!("{port}\n")).collect::<String>()).unwrap();
-    ports
 }
 
 /// Puts and gets by more and more clients.

@@ -208,7 +208,6 @@ impl<'a> Search<'a> {
         }
         choices.extend(open.iter().filter_map(|record| self.forgetting(record)));
         choices.retain(|(_, model)| self.is_free(model));
-        choices.sort_by_cached_key(|(step, model)| std::cmp::Reverse(self.doubts(*step, model)));
         choices
     }
 
@@ -216,8 +215,7 @@ impl<'a> Search<'a> {
     /// Beyond that nothing tells the steps apart, and all their orders would be tried.
     fn is_owed(&self, step: Step, model: &Model) -> bool {
         let now = self.model.revision();
-        let told = || now < self.told || now < self.hints.newest && self.doubts(step, model) == 0;
-        model.revision() > now && told()
+        model.revision() > now && (now < self.told || now < self.hints.newest && self.doubts(step, model) == 0)
     }
 
     /// The least that the store must have forgotten by itself to refuse what it refused.
@@ -300,9 +298,7 @@ impl<'a> Search<'a> {
     /// show, as far as there are any that do not speak against what was seen.
     fn follow_watchers(&mut self) {
         while self.model.revision() < self.hints.newest {
-            let choices = self.hidden(&[], Nanos::MAX);
-            let next = choices.into_iter().rfind(|(_, model)| model.revision() > self.model.revision());
-            let Some((step, model)) = next.filter(|(step, model)| self.doubts(*step, model) == 0) else { return };
+            let Some((step, model)) = self.hidden(&[], Nanos::MAX).pop() else { return };
             self.place(step, true);
             self.model = model;
             self.moves.push(Move::Chosen { step: Some(step), left: Vec::new() });

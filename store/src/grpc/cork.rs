@@ -1,9 +1,9 @@
 //! A connection whose answers leave whole.
 //!
 //! An answer of gRPC's is headers, a message and trailers. The HTTP/2 library copies small messages into one buffer with what
-//! stands around them; one of more than 256 bytes it hands on beside its head and flushes, before it looks at the trailers. That makes two
-//! TLS records, two calls of the kernel and two wake-ups of the client of one answer. Here the flush after such a message is
-//! put off until what follows it is there, or else until the connection's next turn, which is asked for at once.
+//! stands around them; one of more than 256 bytes it hands on beside its head and flushes, before it looks at the trailers.
+//! That makes two TLS records, two calls of the kernel and two wake-ups of the client of one answer. Here the flush after such
+//! a message is put off until what follows it is there, or else until the connection's next turn, which is asked for at once.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

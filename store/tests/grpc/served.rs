@@ -92,19 +92,15 @@ impl Served {
     /// Serves what is in a folder.
     pub async fn open(dir: &Path, options: Options, adjust: impl FnOnce(Server) -> Server) -> Self {
         let store = Arc::new(Embedded::open(&dir.join("store"), options).unwrap());
-        let certificates = etcd::Server::certificates();
+        let etcd::Certificates { ca, server: shown, client } = etcd::Server::certificates();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
         let backend: Arc<dyn Backend> = store.clone();
         let server = adjust(Server::new(backend, Arc::new(Alone { url: url.clone() })));
         let (stop, stopped) = oneshot::channel();
-        let own = tls(&certificates);
+        let own = tls(ca.as_bytes(), shown.0.as_bytes(), shown.1.as_bytes());
         let task = tokio::spawn(server.serve(listener, own.clone(), async { drop(stopped.await) }));
-        let tls = EtcdTls {
-            ca: certificates.ca.into(),
-            cert: certificates.client.0.into(),
-            key: certificates.client.1.into(),
-        };
+        let tls = EtcdTls { ca: ca.into(), cert: client.0.into(), key: client.1.into() };
         let files = write(dir, &tls);
         Self { url, tls, store, files, own, stop, task, _dir: None }
     }
@@ -186,12 +182,12 @@ pub fn write(dir: &Path, tls: &EtcdTls) -> [std::path::PathBuf; 3] {
     })
 }
 
-fn tls(certificates: &etcd::Certificates) -> Tls {
-    let chain =
-        CertificateDer::pem_slice_iter(certificates.server.0.as_bytes()).collect::<Result<Vec<_>, _>>().unwrap();
-    let key = PrivateKeyDer::from_pem_slice(certificates.server.1.as_bytes()).unwrap();
+/// What a server shows with this certificate and key, and trusts with this CA, PEM.
+pub fn tls(ca: &[u8], cert: &[u8], key: &[u8]) -> Tls {
+    let chain = CertificateDer::pem_slice_iter(cert).collect::<Result<Vec<_>, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_slice(key).unwrap();
     let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
     let mut clients = RootCertStore::empty();
-    clients.add(CertificateDer::from_pem_slice(certificates.ca.as_bytes()).unwrap()).unwrap();
+    clients.add(CertificateDer::from_pem_slice(ca).unwrap()).unwrap();
     Tls { certificate: Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key))), clients: Arc::new(clients) }
 }
