@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
+    net::Ipv4Addr,
     sync::{Arc, Mutex},
 };
 
@@ -12,6 +13,7 @@ use futures::stream;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Frame;
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{Client, Resource, ResourceExt, client::Body};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -99,4 +101,22 @@ impl Api {
         });
         StreamBody::new(events).boxed_unsync()
     }
+}
+
+pub fn service(name: &str, address: &str, ports: &Value, more: &Value) -> Service {
+    let mut spec = json!({ "clusterIP": address, "ports": ports });
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    serde_json::from_value(json!({ "metadata": { "name": name, "namespace": "default" }, "spec": spec })).unwrap()
+}
+
+/// A slice whose endpoints are (address, node).
+pub fn slice(name: &str, ports: &Value, endpoints: &[(Ipv4Addr, &str)]) -> EndpointSlice {
+    let endpoint = |(address, node): &(Ipv4Addr, &str)| json!({ "addresses": [address], "nodeName": node });
+    serde_json::from_value(json!({
+        "metadata": { "name": name, "namespace": "default", "labels": { "kubernetes.io/service-name": name } },
+        "addressType": "IPv4",
+        "ports": ports,
+        "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+    }))
+    .unwrap()
 }

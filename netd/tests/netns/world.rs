@@ -29,13 +29,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a packet may take.
 const REACH: Duration = Duration::from_secs(3);
 
-/// Runs `body` in a process of its own that has its own network and mount namespace; all that it makes dies with it.
-pub fn isolated(test: &str, body: fn(&mut World)) {
+/// Runs the test whose `body` this is in a process of its own that has its own network and mount namespace; all that it makes
+/// dies with it.
+pub fn isolated<F: FnOnce(&mut World)>(body: F) {
+    /// Names the file by which a process tells that it is the one inside.
     const INSIDE: &str = "NETD_TEST_INSIDE";
-    if std::env::var_os(INSIDE).is_some() {
+    if let Some(ran) = std::env::var_os(INSIDE) {
+        std::fs::write(ran, "").unwrap();
         let mut world = World::new();
         return body(&mut world);
     }
+    // a closure is named after the function that it stands in
+    let test = std::any::type_name::<F>().split_once("::").unwrap().1.trim_end_matches("::{{closure}}");
+    let folder = tempfile::tempdir().unwrap();
+    let ran = folder.path().join("ran");
     let interfaces = || std::fs::read_dir("/sys/class/net").unwrap().count();
     let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
     let before = (interfaces(), mounts());
@@ -43,11 +50,21 @@ pub fn isolated(test: &str, body: fn(&mut World)) {
         .args(["--mount", "--net", "--propagation", "private", "--"])
         .arg(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
-        .env(INSIDE, "1")
+        .env(INSIDE, &ran)
         .status()
         .expect("unshare (util-linux) is needed, and root");
     assert!(status.success(), "{test} failed; its output is above");
+    assert!(ran.exists(), "no test is called {test}");
     assert_eq!((interfaces(), mounts()), before, "the host is as it was");
+}
+
+/// Changes the API, and waits until the nodes have applied that.
+pub fn change(nodes: &[&Node], work: impl FnOnce()) {
+    let before: Vec<_> = nodes.iter().map(|node| node.applied()).collect();
+    work();
+    for (node, before) in nodes.iter().zip(before) {
+        eventually("the change is applied", || node.applied() > before);
+    }
 }
 
 /// Waits until `condition` holds.
