@@ -20,7 +20,11 @@ const COMPONENT_THREADS: usize = 2;
 impl Verb {
     /// Whether this is a long-running component, whose standard error is a log.
     pub fn is_component(&self) -> bool {
-        matches!(self, Self::Server(_) | Self::Agent(_) | Self::NodeInit(_) | Self::Hollow(_))
+        match self {
+            // what a user asks about the servers is not
+            Self::Server(server) => server.about.is_none(),
+            _ => matches!(self, Self::Agent(_) | Self::NodeInit(_) | Self::Hollow(_)),
+        }
     }
 }
 
